@@ -1,0 +1,84 @@
+"""What the benchmarks share: on which machine, at which commit, when, and how a report is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, versions, commit and date: what a number means nothing without."""
+    import psutil
+
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commit": commit(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": metadata.version("onnxruntime"),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name, with its widest integer instructions where Linux tells them."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = set(fields.get("flags", "").split())
+    known = [name for name in ("avx2", "avx512_vnni", "amx_int8") if name in flags]
+    return " ".join([fields.get("model name", platform.machine()), *([f"({', '.join(known)})"] if known else [])])
+
+
+def commit() -> str | None:
+    """Short hash of the checkout, with + when files differ; None outside a git checkout."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    name = git("rev-parse", "--short", "HEAD")
+    return (name + ("+" if git("status", "--porcelain") else "")) or None
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        json.dump(report, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    Path(file.name).replace(path)
+
+
+def publish(path: Path, report: dict[str, Any], markdown: str) -> None:
+    """The report as JSON at path, as Markdown beside it, and on the terminal."""
+    write_json(path, report)
+    path.with_suffix(".md").write_text(markdown, encoding="utf-8")
+    print(markdown)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column is words, the others numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def provenance(report: dict[str, Any]) -> str:
+    """One line that says where a report's numbers come from."""
+    where = report["machine"]
+    return (f"{where['date']}, commit {where['commit'] or 'unknown'}, {where['cpu']}, {where['cores']} cores, "
+            f"onnxruntime {where['onnxruntime']}; `{report['command']}`")

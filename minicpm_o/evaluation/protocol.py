@@ -1,0 +1,52 @@
+"""What a model must offer to be evaluated. The evaluation knows nothing else of it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+
+class EvaluatedModel(Protocol):
+    """Anything that answers a chat and writes down speech, with the same answer to the same question every time."""
+
+    def chat(self, messages: list[dict[str, Any]], *, max_tokens: int = ..., transcript: bool = ...) -> object:
+        """Answer OpenAI-style messages; the reply is a text or has the attribute `text`.
+
+        `transcript=False`: no recogniser's text beside the audio tokens, the model hears with its own ears."""
+        ...
+
+    def transcribe(self, source: Any) -> object:
+        """Words of a sound (a path, or the bytes of a wav file); a text or an object with the attribute `text`."""
+        ...
+
+
+@runtime_checkable
+class HasText(Protocol):
+    """A reply or a transcript."""
+
+    @property
+    def text(self) -> str: ...
+
+
+@runtime_checkable
+class HasName(Protocol):
+    """A model that knows its own name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@runtime_checkable
+class HasFingerprint(Protocol):
+    """A model that can say which weights it holds (any text that changes when they do)."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def text_of(reply: object) -> str:
+    """The words of a reply or transcript."""
+    if isinstance(reply, str):
+        return reply
+    if isinstance(reply, HasText):
+        return reply.text
+    raise TypeError(f"the model answered with {type(reply).__name__}; expected a text or an object with `text`")

@@ -1,0 +1,145 @@
+"""Scores of a run as a report: JSON, a table for the terminal, a table for a page. Computes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpm_o.evaluation.answers import write_atomically
+from minicpm_o.evaluation.intervals import Interval
+from minicpm_o.evaluation.rows import BadRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOWER_IS_BETTER = frozenset({"wer", "cer"})
+COLUMNS = ("task", "n", "metric", "score", "95 % interval", "chance", "blind", "s/item")
+
+
+@dataclass(frozen=True)
+class TaskLine:
+    """One line of the report. The first metric is the headline: interval and chance are its own."""
+
+    name: str
+    n: int
+    metrics: Mapping[str, float]
+    interval: Interval | None
+    """None where one item is all there is."""
+    chance: float | None
+    blind: Mapping[str, float]
+    """The same metrics with picture or sound removed from the prompt; empty where no blind run was made."""
+    seconds_per_item: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """How it was scored, what chance means, further intervals; written beside the tasks, under `details`."""
+
+    @property
+    def headline(self) -> str:
+        """Name of the first metric."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """Value of the first metric."""
+        return self.metrics[self.headline]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a line of the JSON report."""
+        return {
+            "name": self.name,
+            "n": self.n,
+            "metrics": _rounded(self.metrics),
+            "interval": None if self.interval is None else [round(bound, 4) for bound in self.interval],
+            "chance": None if self.chance is None else round(self.chance, 4),
+            "blind": _rounded(self.blind),
+            "seconds_per_item": round(self.seconds_per_item, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All lines of a run over one data folder."""
+
+    model: str
+    settings: Mapping[str, Any]
+    tasks: tuple[TaskLine, ...]
+    bad_rows: tuple[BadRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def task(self, name: str) -> TaskLine:
+        """The line of that name; KeyError names those there are."""
+        for line in self.tasks:
+            if line.name == name:
+                return line
+        raise KeyError(f"no task {name!r}; there are {', '.join(line.name for line in self.tasks)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report: model, settings, tasks; beside them details, bad_rows and notes."""
+        return {
+            "model": self.model,
+            "settings": dict(self.settings),
+            "tasks": [line.to_dict() for line in self.tasks],
+            "details": {line.name: dict(line.details) for line in self.tasks},
+            "bad_rows": {
+                "count": len(self.bad_rows),
+                "rows": [{"file": bad.file, "line": bad.line, "reason": bad.reason} for bad in self.bad_rows],
+            },
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+
+    def write(self, path: Path) -> None:
+        """Write the JSON, whole or not at all."""
+        write_atomically(path, self.to_json() + "\n")
+
+    def to_table(self) -> Table:
+        """A rich table for the terminal."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.model}: {self.settings.get('data', '')}", caption=self._caption())
+        for index, column in enumerate(COLUMNS):
+            table.add_column(column, justify="left" if index in (0, 2) else "right", no_wrap=index == 0)
+        for line in self.tasks:
+            table.add_row(*_cells(line))
+        return table
+
+    def to_markdown(self) -> str:
+        """The same table in Markdown, with the bad rows and notes under it."""
+        rules = ["---" if index in (0, 2) else "---:" for index in range(len(COLUMNS))]
+        rows = [COLUMNS, rules, *(_cells(line) for line in self.tasks)]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        bad = [f"- bad row: {bad.place}: {bad.reason}" for bad in self.bad_rows]
+        return "\n".join([table, "", self._caption(), "", *bad, *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+
+    def _caption(self) -> str:
+        lower = "wer and cer: lower is better"
+        return f"{lower}; {len(self.bad_rows)} bad rows" + ("" if self.bad_rows else ", every row was used")
+
+
+def _cells(line: TaskLine) -> tuple[str, ...]:
+    name = f"{line.headline} ↓" if line.headline in LOWER_IS_BETTER else line.headline
+    interval = "–" if line.interval is None else f"{_shown(line.interval[0])} – {_shown(line.interval[1])}"
+    blind = _shown(line.blind.get(line.headline))
+    return (
+        line.name,
+        str(line.n),
+        name,
+        _shown(line.score),
+        interval,
+        _shown(line.chance),
+        blind,
+        f"{line.seconds_per_item:.2f}",
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in metrics.items()}

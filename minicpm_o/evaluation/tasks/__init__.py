@@ -1,0 +1,82 @@
+"""One small file a task. `load_tasks` reads whatever of them a data folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from minicpm_o.errors import InputError
+from minicpm_o.evaluation.tasks import (
+    audio,
+    caltech101,
+    coco,
+    daquar,
+    flickr8k,
+    fsdd,
+    images_qa,
+    nlvr,
+    speech,
+    video,
+)
+from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet
+from minicpm_o.evaluation.tasks.no_speech import no_speech_task
+
+__all__ = ["Item", "Task", "TaskSet", "load_tasks"]
+
+FOLDERS: dict[str, Loader] = {
+    "flickr8k/captions.jsonl": flickr8k.load,
+    "coco/annotations.jsonl": coco.load,
+    "caltech101/labels.jsonl": caltech101.load,
+    "daquar/qa.jsonl": daquar.load,
+    "speech/asr.jsonl": speech.load,
+    "fsdd/labels.jsonl": fsdd.load,
+}
+"""File of a set -> loader of the data folder."""
+
+PATTERNS: dict[str, Loader] = {
+    "images_qa*.jsonl": images_qa.load,
+    "nlvr*.jsonl": nlvr.load,
+    "audio*.jsonl": audio.load,
+    "video*.jsonl": video.load,
+}
+"""Name pattern -> loader of one file."""
+
+ANSWERS_ENDING = ".answers.jsonl"
+"""Answer files of earlier runs, which are never data."""
+
+
+def load_tasks(data_dir: Path) -> TaskSet:
+    """All tasks of a data folder, their bad rows, and notes on what was left aside.
+
+    Raises InputError where the folder is missing or holds none of the known files."""
+    if not data_dir.is_dir():
+        raise InputError(f"data folder {data_dir} is not there; give a folder that holds {_known()}")
+    sets = list(_load(data_dir))
+    files = tuple(file for found in sets for file in found.files)
+    if not files:
+        raise InputError(f"data folder {data_dir} holds none of the known files; expected {_known()}")
+    tasks = [task for found in sets for task in found.tasks]
+    if any(task.verb == "transcribe" for task in tasks):
+        tasks.append(no_speech_task())
+    notes = [note for found in sets for note in found.notes] + _left_aside(data_dir, files)
+    return TaskSet(tuple(tasks), tuple(bad for found in sets for bad in found.bad_rows), files, tuple(notes))
+
+
+def _load(data_dir: Path) -> Iterator[TaskSet]:
+    for loader in FOLDERS.values():
+        yield loader(data_dir)
+    for pattern, loader in PATTERNS.items():
+        for path in sorted(data_dir.glob(pattern)):
+            if not path.name.endswith(ANSWERS_ENDING):
+                yield loader(path)
+
+
+def _left_aside(data_dir: Path, files: tuple[Path, ...]) -> list[str]:
+    """A note for each jsonl that no task reads."""
+    found = sorted({*data_dir.glob("*.jsonl"), *data_dir.glob("*/*.jsonl")} - set(files))
+    names = [path.relative_to(data_dir).as_posix() for path in found if not path.name.endswith(ANSWERS_ENDING)]
+    return [f"{name}: no task reads this file" for name in names]
+
+
+def _known() -> str:
+    return ", ".join([*FOLDERS, *PATTERNS])

@@ -1,0 +1,95 @@
+"""Keys and values of the tokens already read, in buffers that the language graph writes in place.
+
+Knows nothing of sessions or text. Letters: C capacity in tokens, K head width. One buffer (1, KV heads, C, K) float32
+each for the keys and the values of a layer; only the first `length` tokens of it mean anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import ContextFullError, OptionError
+from ..model.config import LanguageConfig
+
+BYTES_PER_NUMBER = 4
+"""GroupQueryAttention keeps float32 keys and values on a CPU."""
+
+
+def cache_bytes(config: LanguageConfig, capacity: int) -> int:
+    """Memory of a cache for `capacity` tokens."""
+    return 2 * config.layers * config.kv_heads * capacity * config.head_width * BYTES_PER_NUMBER
+
+
+@dataclass(eq=False)
+class KVCache:
+    """A conversation's memory: a value that is passed in, grows, and can be cut back or copied."""
+
+    arrays: list[np.ndarray]
+    """Key and value of layer 0, of layer 1, ...; each (1, KV heads, C, K)."""
+    limit: int
+    """Most tokens that it may grow to: the context window."""
+    length: int = 0
+    """Tokens held."""
+    bindings: dict[int, Any] = field(default_factory=dict, repr=False)
+    """The engine's prepared runs over these very buffers, by tokens per run; never copied, void after growing."""
+
+    @classmethod
+    def empty(cls, config: LanguageConfig, capacity: int) -> KVCache:
+        """A cache without tokens. Raises OptionError when capacity is not within 1 and the context window."""
+        if not 1 <= capacity <= config.context_tokens:
+            raise OptionError(f"capacity is {capacity} tokens; it must be between 1 and {config.context_tokens}")
+        shape = (1, config.kv_heads, capacity, config.head_width)
+        return cls([np.zeros(shape, np.float32) for _ in range(2 * config.layers)], config.context_tokens)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens for which there is room now."""
+        return int(self.arrays[0].shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from position `length` on; exact, as a position's keys depend on earlier ones alone."""
+        if not 0 <= length <= self.length:
+            raise OptionError(f"cannot cut the cache back to {length} tokens; it holds {self.length}")
+        self.length = length
+
+    def copy(self) -> KVCache:
+        """An independent cache with the same tokens and capacity."""
+        twin = KVCache([np.zeros_like(array) for array in self.arrays], self.limit, self.length)
+        _move(self.arrays, twin.arrays, self.length)
+        return twin
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` tokens, at most the limit; layer by layer, so that little is held twice.
+
+        Raises ContextFullError when capacity exceeds the limit. Never shrinks.
+        """
+        if capacity > self.limit:
+            raise ContextFullError(f"{capacity} tokens do not fit the context window of {self.limit}")
+        if capacity <= self.capacity:
+            return
+        self.bindings.clear()
+        for i, old in enumerate(self.arrays):
+            new = np.zeros((*old.shape[:2], capacity, old.shape[3]), np.float32)
+            new[:, :, : self.length] = old[:, :, : self.length]
+            self.arrays[i] = new
+
+    def make_room(self, num_tokens: int) -> None:
+        """Grow, by doubling, until `num_tokens` more fit. Raises ContextFullError when they never will."""
+        needed = self.length + num_tokens
+        if needed > self.limit:
+            raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
+                                   f"{self.limit} are taken; shorten the conversation or the media")
+        if needed > self.capacity:
+            self.grow(min(self.limit, max(needed, 2 * self.capacity)))
+
+
+def _move(source: list[np.ndarray], target: list[np.ndarray], length: int) -> None:
+    for old, new in zip(source, target, strict=True):
+        new[:, :, :length] = old[:, :, :length]

@@ -1,0 +1,169 @@
+"""Embeddings to logits and hidden states, through the language graph and a cache that the caller owns.
+
+Knows nothing of text, media or sampling. Letters: T tokens of a run, D language width, V vocabulary, K head width,
+C cache capacity. The graph's GroupQueryAttention writes keys and values into the cache's buffers in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CheckpointError, OptionError
+from ..model.config import LanguageConfig
+from .cache import KVCache
+from .device import DevicePlan, make_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from ..checkpoints.bundle import Bundle
+
+PREFILL_CHUNK_TOKENS = 512
+"""A longer prompt is read in chunks: bounds the activations, and lets a caller stop between chunks."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the model thinks after its last token."""
+
+    logits: np.ndarray
+    """(V,) float32, of the last token alone."""
+    hidden: np.ndarray
+    """(T, D) float32, after the final norm, of every token of the run."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Token ids to vectors, from a table of one byte per number and one scale per row."""
+
+    table: np.ndarray
+    """(V, D) int8."""
+    scales: np.ndarray
+    """(V, 1) float16."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> Embeddings:
+        """Read a safetensors file with `embed_tokens` and `scales`. Raises CheckpointError when it is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors: Mapping[str, np.ndarray] = load_file(path)
+            return cls(tensors["embed_tokens"], tensors["scales"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); assemble the model again") from error
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """(T,) integer ids to (T, D) float32. Raises OptionError when an id is outside the vocabulary."""
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < len(self.table)):
+            raise OptionError(f"token ids must lie within 0 and {len(self.table) - 1}; "
+                              f"these span {int(ids.min())} to {int(ids.max())}")
+        return self.table[ids].astype(np.float32) * self.scales[ids].astype(np.float32)
+
+
+class Engine:
+    """The language model at run time. Holds no conversation: any number of caches may be used in turn."""
+
+    def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings) -> None:
+        if embeddings.table.shape[1] != config.width:
+            raise CheckpointError(f"the embedding table is {embeddings.table.shape[1]} wide but the language model "
+                                  f"{config.width}; they belong to different models")
+        self.session = session
+        self.config = config
+        self.embeddings = embeddings
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, plan: DevicePlan) -> Engine:
+        """Load the language part of an assembled model."""
+        embeddings = Embeddings.from_file(bundle.path("embeddings.safetensors"))
+        session = make_session(bundle.path("language.onnx"), plan, kind="language")
+        return cls(session, bundle.config.language, embeddings)
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that a cache can hold."""
+        return self.config.context_tokens
+
+    def new_cache(self, capacity: int = 512) -> KVCache:
+        """An empty cache; it grows when it must. capacity is cut to the context window."""
+        return KVCache.empty(self.config, min(capacity, self.context_tokens))
+
+    def embed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(T,) token ids to (T, D) float32."""
+        return self.embeddings.rows(np.asarray(ids, dtype=np.int64))
+
+    def prefill(self, embeds: np.ndarray, cache: KVCache) -> Step:
+        """Read embeds (T, D), T >= 1, into the cache; logits of the last token, hidden states of all T.
+
+        Raises ContextFullError, with the cache as it was, when they do not fit.
+        """
+        steps = list(self.prefill_chunks(embeds, cache))
+        return Step(steps[-1].logits, np.concatenate([step.hidden for step in steps]))
+
+    def prefill_chunks(self, embeds: np.ndarray, cache: KVCache) -> Iterator[Step]:
+        """As prefill, one Step per chunk: a caller who stops early cuts the cache back with `truncate`."""
+        embeds = np.asarray(embeds, dtype=np.float32)
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
+            raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
+        cache.make_room(len(embeds))
+        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
+                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
+
+    def decode(self, token_id: int, cache: KVCache) -> Step:
+        """Read one token. Raises ContextFullError when the context window is full."""
+        cache.make_room(1)
+        return self._run(self.embed([token_id]), cache)
+
+    def _run(self, embeds: np.ndarray, cache: KVCache) -> Step:
+        num_tokens = len(embeds)
+        run = cache.bindings.get(num_tokens)
+        if run is None:
+            run = _Run(self.session, self.config, cache, num_tokens)
+            if num_tokens == 1:  # decode runs thousands of times; prompts have as many lengths as there are prompts
+                cache.bindings[num_tokens] = run
+        step: Step = run(embeds, cache.length)
+        cache.length += num_tokens
+        return step
+
+
+class _Run:
+    """One prepared run of the graph: inputs, outputs and cache bound to fixed memory, filled in place."""
+
+    def __init__(self, session: InferenceSession, config: LanguageConfig, cache: KVCache, num_tokens: int) -> None:
+        self.session = session
+        self.embeds = np.zeros((1, num_tokens, config.width), np.float32)
+        self.last = np.zeros(1, np.int32)
+        self.total = np.zeros((), np.int32)
+        self.logits = np.zeros((1, config.vocab_size), np.float32)
+        self.hidden = np.zeros((1, num_tokens, config.width), np.float32)
+        self.binding = session.io_binding()
+        self.values = [self._bind(self.embeds, "inputs_embeds"), self._bind(self.last, "seqlens_k"),
+                       self._bind(self.total, "total_sequence_length"), self._bind(self.logits, None, "logits"),
+                       self._bind(self.hidden, None, "hidden_states")]
+        names = [f"{layer}.{kind}" for layer in range(config.layers) for kind in ("key", "value")]
+        for name, array in zip(names, cache.arrays, strict=True):
+            self.values.append(self._bind(array, f"past_key_values.{name}", f"present.{name}"))
+
+    def _bind(self, array: np.ndarray, as_input: str | None, as_output: str | None = None) -> Any:
+        """Bind an array's own memory: onnxruntime does not copy numpy arrays on a CPU. The value keeps it alive."""
+        from onnxruntime import OrtValue
+
+        value = OrtValue.ortvalue_from_numpy(array)
+        if as_input:
+            self.binding.bind_ortvalue_input(as_input, value)
+        if as_output:
+            self.binding.bind_ortvalue_output(as_output, value)
+        return value
+
+    def __call__(self, embeds: np.ndarray, past_tokens: int) -> Step:
+        """embeds (T, D); past_tokens: how many the cache holds before."""
+        total = past_tokens + embeds.shape[0]
+        self.embeds[0], self.last[0], self.total[...] = embeds, total - 1, total
+        self.session.run_with_iobinding(self.binding)
+        return Step(self.logits[0].copy(), self.hidden[0].copy())

@@ -1,0 +1,74 @@
+"""What a call cost: seconds on the monotonic clock and megabytes of the process. Knows nothing of models."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and memory of one call."""
+
+    load_s: float
+    """Opening parts of the model in this call; 0 when all that it needed were open."""
+    ttft_s: float | None
+    """From the call to its first word, load_s not counted; None when no word came."""
+    tokens_per_s: float | None
+    """Tokens after the first, by the time from the first to the last; None with fewer than two tokens."""
+    total_s: float
+    """From the call to its end, load_s counted."""
+    peak_rss_mb: float | None
+    """Most memory the whole process has held so far, in units of 10^6 bytes; None where the system does not tell."""
+
+
+@dataclass
+class Stopwatch:
+    """Takes the times of one call as it goes on; the clock starts when it is made."""
+
+    started: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    last: float | None = None
+    num_tokens: int = 0
+
+    def token(self) -> None:
+        """Note that one token came."""
+        self.last = time.perf_counter()
+        self.first = self.last if self.first is None else self.first
+        self.num_tokens += 1
+
+    def timing(self, load_s: float) -> Timing:
+        """The times until now, of which load_s went into opening parts."""
+        total_s = time.perf_counter() - self.started
+        ttft_s = None if self.first is None else max(0.0, self.first - self.started - load_s)
+        return Timing(load_s, ttft_s, self._tokens_per_s(), total_s, peak_rss_mb())
+
+    def _tokens_per_s(self) -> float | None:
+        if self.first is None or self.last is None or self.last <= self.first:
+            return None
+        return (self.num_tokens - 1) / (self.last - self.first)
+
+
+def peak_rss_mb() -> float | None:
+    """Peak resident memory of this process, 10^6 bytes.
+
+    Linux keeps it in /proc; getrusage there also counts the process that started this one, so it comes second.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = [line for line in status.read_text(encoding="ascii", errors="replace").splitlines()
+                 if line.startswith("VmHWM:")]
+        if lines:
+            return int(lines[0].split()[1]) * 1024 / BYTES_PER_MB
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / BYTES_PER_MB
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == "darwin" else peak * 1024) / BYTES_PER_MB

@@ -1,0 +1,270 @@
+"""Which samples a step draws: sources by task, with fixed shares.
+
+Sources read the sets' jsonl files (formats as distributed) and the cache indices; validation rows never enter.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..inputs.processor import Processor
+from . import samples as s
+from .features import FeatureStore
+from .labels import sentence
+from .splits import is_validation
+
+SHARES = {
+    "captioned": 0.38,
+    "labelled": 0.25,
+    "boxed": 0.14,
+    "daquar": 0.05,
+    "two_pictures": 0.01,
+    "ears": 0.06,
+    "spoken": 0.04,
+    "spoken_picture": 0.01,
+    "digit": 0.04,
+    "chat": 0.02,
+}
+"""Share of trees per source in every batch, on average; a tree holds one to six questions."""
+
+MENTIONS = {
+    "person": "man woman boy girl child person people men women boys girls kid kids children lady guy player baby",
+    "dog": "dog dogs puppy",
+    "horse": "horse horses",
+    "bicycle": "bike bicycle bikes bicycles bicyclist cyclist",
+    "motorcycle": "motorcycle motorbike motorcycles dirtbike",
+    "car": "car cars",
+    "ball": "ball balls football soccer basketball",
+    "bird": "bird birds seagull",
+    "skateboard": "skateboard skateboarder skateboarding",
+    "surfboard": "surfboard surfer surfing surfs",
+    "boat": "boat boats kayak canoe kayaker",
+    "bench": "bench",
+    "cat": "cat cats kitten",
+    "tree": "tree trees forest woods",
+    "water": "water river lake ocean sea pool",
+    "snow": "snow snowy ski skis skier snowboard snowboarder",
+    "grass": "grass grassy lawn",
+    "beach": "beach",
+    "hat": "hat cap",
+}
+_IF_SEEN_THEN_SAID = (
+    *("person", "dog", "horse", "bicycle", "motorcycle", "boat", "cat", "skateboard", "surfboard", "beach", "snow"),
+)
+"""Things that five captions would hardly leave out: their absence from the captions is taken for absence."""
+
+
+@dataclass
+class Sources:
+    """Rows of the sets, training side only, as (row views, content)."""
+
+    captions: list[tuple[list[int], list[str]]] = field(default_factory=list)
+    labels: list[tuple[list[int], str, str]] = field(default_factory=list)
+    """(views, label, set)."""
+    boxes: list[tuple[list[int], list[str]]] = field(default_factory=list)
+    daquar: list[tuple[list[int], str, str]] = field(default_factory=list)
+    ears: list[int] = field(default_factory=list)
+    digits: list[int] = field(default_factory=list)
+    spoken: list[tuple[int, str]] = field(default_factory=list)
+    spoken_picture: list[tuple[int, list[int], str]] = field(default_factory=list)
+    chat: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def gather(data: Path, store: FeatureStore, chat_path: Path, *, validation: bool = False) -> Sources:
+    """Read every set; with validation=True the kept-out side instead."""
+    views = store.images.rows_by_picture()
+    found = Sources()
+
+    def rows(set_name: str, file: str):
+        for row in read_rows(data / set_name / file):
+            if is_validation(set_name, row["image"]) == validation:
+                yield views[set_name, row["image"]], row
+
+    found.captions += [(v, row["en"]) for v, row in rows("flickr8k", "captions.jsonl")]
+    for v, row in rows("coco", "annotations.jsonl"):
+        if row["captions"]:
+            found.captions.append((v, row["captions"]))
+        if row.get("boxes_cxcywh"):
+            found.boxes.append((v, [box[0] for box in row["boxes_cxcywh"]]))
+    for set_name in ("caltech101", "imagenet1000", "clothing"):
+        found.labels += [(v, row["label"], set_name) for v, row in rows(set_name, "labels.jsonl")]
+    for v, row in rows("daquar", "qa.jsonl"):
+        found.daquar += [(v, tidy_question(q), a) for q, a in row["qa"]]
+    chat = {entry["question"]: entry["answer"] for entry in read_json(chat_path) if entry["answer"]}
+    questions: dict[str, list[tuple[list[int], str]]] = {}
+    for v, question, answer in found.daquar:
+        questions.setdefault(sentence(question).lower(), []).append((v, answer))
+    for index, entry in enumerate(store.audio.index):
+        if bool(entry["val"]) != validation:
+            continue
+        if entry["kind"] == "digit":
+            found.digits.append(index)
+            continue
+        found.ears.append(index)
+        if entry["text"] in chat:
+            found.spoken.append((index, chat[entry["text"]]))
+        for v, answer in questions.get(entry["text"].lower(), []):
+            found.spoken_picture.append((index, v, answer))
+    found.chat = [(q, a) for q, a in chat.items() if is_validation("speech", q) == validation]
+    return found
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def tidy_question(question: str) -> str:
+    """DAQUAR's questions name the picture by its number; ours say `this picture`."""
+    words = ["this picture" if w.lower().startswith("image") and w[5:6].isdigit() else w for w in question.split()]
+    return " ".join(words).replace("the this", "this")
+
+
+class Mixture:
+    """Draws batches of samples in fixed shares."""
+
+    def __init__(
+        self, processor: Processor, store: FeatureStore, sources: Sources, shares: dict[str, float] = SHARES
+    ) -> None:
+        self.processor, self.store, self.sources, self.shares = processor, store, sources, dict(shares)
+        self._by_set: dict[str, list[tuple[list[int], str, str]]] = {}
+        for entry in sources.labels:
+            self._by_set.setdefault(entry[2], []).append(entry)
+        self._box_classes = sorted({name for _, names in sources.boxes for name in names})
+        self._asked: dict[int, list[tuple[str, str]]] = {}
+        for views, question, answer in sources.daquar:
+            self._asked.setdefault(views[0], []).append((question, answer))
+        self._views = {views[0]: views for views, _, _ in sources.daquar}
+        self._makers: dict[str, Callable[[random.Random], tuple[s.Trunk, list[s.Branch]]]] = {
+            "captioned": self._captioned,
+            "labelled": self._labelled,
+            "boxed": self._boxed,
+            "two_pictures": self._two_pictures,
+            "daquar": self._daquar,
+            "ears": self._ears,
+            "spoken": self._spoken,
+            "spoken_picture": self._spoken_picture,
+            "digit": self._digit,
+            "chat": self._chat,
+        }
+
+    def draw(self, rng: random.Random, batch_size: int) -> list[s.Sample]:
+        kinds = rng.choices(list(self.shares), weights=list(self.shares.values()), k=batch_size)
+        return [self.one(rng, kind) for kind in kinds]
+
+    def one(self, rng: random.Random, kind: str) -> s.Sample:
+        return s.lay_out(self.processor, *self._makers[kind](rng))
+
+    def _captioned(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        views, captions = rng.choice(self.sources.captions)
+        prompt = rng.choice(s.CAPTION_PROMPTS)
+        chosen = rng.sample(captions, min(3, len(captions)))
+        branches = [s.caption_branch(rng, caption, prompt) for caption in chosen]
+        branches.append(s.match_branch(rng, rng.choice(captions), True))
+        branches.append(s.match_branch(rng, self._other_caption(rng, captions), False))
+        branches += self._mention_branches(rng, captions)
+        return s.Trunk((rng.choice(views),)), branches
+
+    def _other_caption(self, rng: random.Random, captions: list[str]) -> str:
+        other = captions
+        while other is captions:
+            other = rng.choice(self.sources.captions)[1]
+        return rng.choice(other)
+
+    def _mention_branches(self, rng: random.Random, captions: list[str]) -> list[s.Branch]:
+        """One question about something that a caption mentions, one about something that none does."""
+        words = set(" ".join(captions).lower().replace(".", " ").replace(",", " ").split())
+        said = [name for name, mentions in MENTIONS.items() if words & set(mentions.split())]
+        unsaid = [name for name in _IF_SEEN_THEN_SAID if name not in said]
+        if not said or not unsaid:
+            return []
+        return [s.presence_branch(rng, rng.choice(said), True), s.presence_branch(rng, rng.choice(unsaid), False)]
+
+    def _label(self, rng: random.Random) -> tuple[list[int], str, str]:
+        sets = list(self._by_set)
+        weights = [{"caltech101": 6, "imagenet1000": 3, "clothing": 1}[name] for name in sets]
+        return rng.choice(self._by_set[rng.choices(sets, weights)[0]])
+
+    def _labelled(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        views, label, set_name = self._label(rng)
+        others: list[str] = []
+        while len(others) < 4:
+            other = rng.choice(self._by_set[set_name])[1]
+            if other != label and other not in others:
+                others.append(other)
+        branches = [s.naming_branch(rng, label), s.naming_branch(rng, label)]
+        branches += [s.presence_branch(rng, label, True), s.presence_branch(rng, others[3], False)]
+        if rng.random() < 0.4:
+            branches.append(s.choice_branch(rng, label, others[:3]))
+        return s.Trunk((rng.choice(views),)), branches
+
+    def _two_pictures(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        first, second = self._label(rng), self._label(rng)
+        branches = [s.second_picture_branch((first[1], second[1]), which) for which in (0, 1)]
+        return s.Trunk((rng.choice(first[0]), rng.choice(second[0]))), branches
+
+    def _boxed(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        views, names = rng.choice(self.sources.boxes)
+        present = sorted(set(names))
+        branches = []
+        for name in rng.sample(present, min(3, len(present))):
+            branches.append(s.presence_branch(rng, name, True))
+            branches.append(s.presence_branch(rng, self._absent(rng, names), False))
+        return s.Trunk((rng.choice(views),)), branches
+
+    def _absent(self, rng: random.Random, names: list[str]) -> str:
+        """A class that is not there, drawn as often as it is seen elsewhere: no class may mean "no" by itself."""
+        while True:
+            other = rng.choice(self.sources.boxes)[1]
+            name = rng.choice(other if rng.random() < 0.8 else self._box_classes)
+            if name not in names:
+                return name
+
+    def _daquar(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        key = rng.choice(list(self._asked))
+        asked = rng.sample(self._asked[key], min(4, len(self._asked[key])))
+        branches = [s.Branch("daquar", q, sentence(a.replace("_", " "))) for q, a in asked]
+        return s.Trunk((rng.choice(self._views[key]),)), branches
+
+    def _sound(self, index: int) -> tuple[s.Trunk, str]:
+        entry = self.store.audio.index[index]
+        return s.Trunk((), index, entry["n"]), entry["text"]
+
+    def _ears(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        trunk, text = self._sound(rng.choice(self.sources.ears))
+        return trunk, [s.ears_branch(rng, text)]
+
+    def _digit(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        trunk, text = self._sound(rng.choice(self.sources.digits))
+        branches = [s.digit_branch(text)]
+        return trunk, branches if rng.random() < 0.7 else [s.ears_branch(rng, sentence(text))]
+
+    def _spoken(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        index, answer = rng.choice(self.sources.spoken)
+        trunk, text = self._sound(index)
+        return trunk, [*s.spoken_branches(rng, text, answer), s.ears_branch(rng, text)]
+
+    def _spoken_picture(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        index, views, answer = rng.choice(self.sources.spoken_picture)
+        trunk, text = self._sound(index)
+        answer = sentence(answer.replace("_", " "))
+        return replace(trunk, images=(rng.choice(views),)), s.spoken_branches(rng, text, answer)
+
+    def _chat(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        chosen = rng.sample(self.sources.chat, min(2, len(self.sources.chat)))
+        return s.Trunk(), [s.chat_branch(question, answer) for question, answer in chosen]
+
+
+def validation_samples(mixture: Mixture, per_kind: int) -> list[s.Sample]:
+    """A fixed list of samples of the kept-out side, from every source that has one."""
+    rng = random.Random("validation")
+    kinds = [kind for kind in mixture.shares if kind != "spoken_picture" or mixture.sources.spoken_picture]
+    return [mixture.one(rng, kind) for kind in kinds for _ in range(per_kind)]

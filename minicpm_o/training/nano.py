@@ -1,0 +1,148 @@
+"""The recipe of nano's connectors: caches in, connectors.safetensors out.
+
+    python -m minicpm_o.training.nano --data DIR --features DIR --parts DIR --run DIR
+
+Frozen: EfficientNet-Lite, Whisper. Trained: resampler, projector, marker embeddings, LoRA on the language model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..inputs.processor import Processor
+from ..inputs.text import Tokenizer
+from ..model.config import OmniConfig
+from ..model.omni import OmniModel
+from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, train_concept_head
+from .export import export_connectors
+from .features import AudioCache, FeatureStore, ImageCache
+from .labels import spoken_label
+from .mixture import Mixture, Sources, gather, read_rows, validation_samples
+from .trainer import TrainConfig, add_lora, collate, evaluate_loss, train
+from .warm_start import (
+    SeenWords,
+    content_tokens,
+    start_scales,
+    start_words,
+    warm_start_projector,
+    warm_start_resampler,
+)
+
+
+def build_model(tokenizer: Tokenizer, language_weights: Path) -> OmniModel:
+    """OmniModel of nano's shape with the language part's weights."""
+    from safetensors.torch import load_file
+
+    model = OmniModel(OmniConfig(), tokenizer.special.markers)
+    model.language.load_state_dict(load_file(str(language_weights)), strict=False)
+    model.language.tie_weights()
+    model.language.requires_grad_(False)
+    return model
+
+
+def warm_start(model: OmniModel, store: FeatureStore, sources: Sources, tokenizer: Tokenizer, data: Path,
+               seconds: float) -> None:
+    """Before the language model is asked: class words from names, resampler by words, projector by CTC."""
+    table = model.language.get_input_embeddings().weight.detach()
+    names = [row["label"] for row in sorted(read_rows(data / "imagenet1000/labels.jsonl"), key=lambda r: r["image"])]
+    start_scales(model.connectors, table, model.marker_ids)
+    start_words(model.connectors.resampler.class_words, table, tokenizer, [spoken_label(name) for name in names])
+    pictures = [SeenWords(tuple(views), content_tokens(texts, tokenizer)) for views, texts in seen_texts(sources)]
+    pictures = [picture for picture in pictures if picture.token_ids]
+    warm_start_resampler(model.connectors, table, store.images, pictures, max_seconds=seconds * 0.4)
+    rows = sources.ears + sources.digits
+    warm_start_projector(model.connectors.projector, table, store.audio, rows, tokenizer, max_seconds=seconds * 0.6)
+
+
+def add_concepts(
+    model: OmniModel, store: FeatureStore, sources: Sources, tokenizer: Tokenizer, folder: Path
+) -> FeatureStore:
+    """Train the concept head, and once the cross-fitted logits that the language model learns from."""
+    resampler = model.connectors.resampler
+    tasks = concept_tasks(sources)
+    names = choose_vocabulary(tasks, len(resampler.concept_words))
+    train_concept_head(resampler.concept_head, store.images, tasks, names)
+    start_words(resampler.concept_words, model.language.get_input_embeddings().weight.detach(), tokenizer, names)
+    (folder / "concepts.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    logits = cross_fitted_logits(store.images, tasks, names)
+    np.save(folder / "concepts.npy", logits)
+    return replace(store, images=replace(store.images, concept_logits=logits))
+
+
+def seen_texts(sources: Sources) -> list[tuple[list[int], list[str]]]:
+    """(views, texts about the picture) of every set; captioned and boxed pictures four times, as they are few."""
+    few = [*sources.captions, *sources.boxes]
+    return few * 4 + [(views, [spoken_label(label)]) for views, label, _ in sources.labels]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="unpacked training sets")
+    parser.add_argument("--features", type=Path, required=True, help="caches: images/, audio/ and chat.json")
+    parser.add_argument("--language", type=Path, required=True, help="language part as safetensors")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the language part")
+    parser.add_argument("--run", type=Path, required=True, help="run folder: checkpoint, metrics, connectors")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="length of the main stage")
+    parser.add_argument("--warm-seconds", type=float, default=720.0, help="length of the connectors' warm start")
+    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--lora-rank", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lora-start", type=Path, help="LoRA tensors of an earlier run to go on from")
+    parser.add_argument("--export-only", action="store_true", help="write the connectors of the checkpoint and end")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    options.run.mkdir(parents=True, exist_ok=True)
+
+    tokenizer = Tokenizer.from_file(options.tokenizer)
+    model = build_model(tokenizer, options.language)
+    sounds = sorted((options.features / "audio").glob("*_frames.npy"))
+    stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
+    store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
+    processor = Processor(model.config, tokenizer)
+    sources = gather(options.data, store, options.features / "chat.json")
+    kept_out = gather(options.data, store, options.features / "chat.json", validation=True)
+    print({name: len(getattr(sources, name)) for name in vars(sources)}, flush=True)
+
+    warm = options.run / "warm_start.pt"
+    if warm.exists():
+        model.connectors.load_state_dict(torch.load(warm, weights_only=True), strict=False)
+    else:
+        warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
+        torch.save(model.connectors.state_dict(), warm)
+    concepts = options.run / "concepts.pt"
+    if concepts.exists():
+        model.connectors.load_state_dict(torch.load(concepts, weights_only=True))
+        store = replace(store, images=replace(store.images, concept_logits=np.load(options.run / "concepts.npy")))
+    elif not options.export_only:
+        store = add_concepts(model, store, sources, tokenizer, options.run)
+        torch.save(model.connectors.state_dict(), concepts)
+    model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
+    mixture = Mixture(processor, store, sources)
+    config = TrainConfig(
+        steps=options.steps, batch_size=options.batch_size, max_seconds=options.seconds, lora_rank=options.lora_rank
+    )
+    add_lora(model, config.lora_rank, config.lora_dropout)
+    if options.lora_start:
+        model.load_state_dict(torch.load(options.lora_start, weights_only=True), strict=False)
+    if options.export_only:
+        state = torch.load(options.run / "checkpoint.pt", weights_only=True)
+        model.load_state_dict(state["model"], strict=False)
+        export_connectors(model, options.run / "connectors.safetensors")
+        print(f"step {state['step']}: {options.run / 'connectors.safetensors'}")
+        return
+    train(model, lambda rng: mixture.draw(rng, config.batch_size), store, config, options.run)
+    export_connectors(model, options.run / "connectors.safetensors")
+    checks = validation_samples(Mixture(processor, store, kept_out), 16)
+    batches = (collate(checks[i : i + 16], store) for i in range(0, len(checks), 16))
+    print("kept-out loss", {k: round(v, 3) for k, v in evaluate_loss(model, batches).items()})
+
+
+if __name__ == "__main__":
+    main()

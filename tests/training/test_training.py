@@ -1,0 +1,165 @@
+"""Training: layout as at run time, kept-out rows stay out, a run resumes, the loss can fall."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from minicpm_o.model.config import tiny  # noqa: E402
+from minicpm_o.model.omni import OmniModel  # noqa: E402
+from minicpm_o.training import samples as s  # noqa: E402
+from minicpm_o.training.export import connector_tensors  # noqa: E402
+from minicpm_o.training.features import AudioCache, FeatureStore, ImageCache  # noqa: E402
+from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
+from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
+from minicpm_o.training.trainer import TrainConfig, add_lora, train  # noqa: E402
+from minicpm_o.training.warm_start import content_tokens  # noqa: E402
+
+
+class ByteTokenizer:
+    """Letters as ids after the special ones, for the tiny vocabulary of 96."""
+
+    class special:
+        im_start, im_end, image_start, image_end, audio_start, audio_end, placeholder = 1, 2, 3, 4, 7, 8, 9
+
+    def encode(self, text: str) -> list[int]:
+        return [10 + ord(letter) % 86 for letter in text]
+
+
+class Layout:
+    """What `lay_out` asks of the Processor, at the tiny model's token counts."""
+
+    tokenizer = ByteTokenizer()
+
+    def lay_image(self, draft, pixels) -> None:
+        from minicpm_o.inputs.processor import Processor
+
+        Processor.lay_image(self, draft, pixels)
+
+    def lay_audio(self, draft, waveform, transcript) -> None:
+        from minicpm_o.inputs.processor import Processor
+
+        Processor.lay_audio(self, draft, waveform, transcript)
+
+    def _audio_run(self, draft, num_tokens, kind):
+        from minicpm_o.inputs.processor import Processor
+
+        return Processor._audio_run(self, draft, num_tokens, kind)
+
+    def _write_heard(self, draft, transcript) -> None:
+        assert transcript is None
+
+    config = tiny()
+
+
+@pytest.fixture
+def store() -> FeatureStore:
+    config, rng = tiny(), np.random.default_rng(0)
+    images = ImageCache(
+        rng.normal(size=(4, config.vision.grid**2, config.vision.width)).astype(np.float16),
+        rng.normal(size=(4, config.vision.num_classes)).astype(np.float16),
+        [{"set": "made", "image": f"{i // 2}.jpg"} for i in range(4)],
+    )
+    frames = rng.normal(size=(100, config.hearing.width)).astype(np.float16)
+    return FeatureStore(images, AudioCache([frames], [{"source": 0, "frame": 0, "units": 2, "n": 32000, "text": "ab"}]))
+
+
+def draw(rng: random.Random) -> list[s.Sample]:
+    branches = [s.Branch("naming", "q", "cat"), s.Branch("presence", "p", "no")]
+    picture = s.lay_out(Layout(), s.Trunk(images=(rng.randrange(4),)), branches)
+    heard = s.lay_out(Layout(), s.Trunk(audio=0, audio_samples=32000), [s.Branch("ears", "e", "ab", transcript="ab")])
+    return [picture, heard]
+
+
+def make_model() -> OmniModel:
+    torch.manual_seed(0)
+    model = OmniModel(tiny(), marker_ids=(3, 4, 5, 6, 7, 8, 9))
+    model.language.requires_grad_(False)
+    add_lora(model, rank=2, dropout=0.0)
+    return model
+
+
+def test_a_sample_is_the_runtimes_prompt_with_branches() -> None:
+    sample = draw(random.Random(0))[0]
+    stem = int((sample.segments == 0).sum())
+    assert sample.positions.tolist()[stem] == stem
+    second = int(np.flatnonzero(sample.segments == 2)[0])
+    assert sample.positions[second] == stem, "every branch continues the trunk"
+    for branch in (1, 2):
+        answer = sample.ids[(sample.segments == branch) & sample.is_answer]
+        assert answer[-1] == ByteTokenizer.special.im_end, "an answer learns to end"
+
+
+def test_loss_falls_and_a_killed_run_resumes_to_the_same_losses(store: FeatureStore, tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, batch_size=2, micro_batch_size=2, warmup_steps=1, log_every=1, save_every=3,
+                         lora_rank=2, lora_dropout=0.0, max_seconds=1e9)
+    train(make_model(), draw, store, config, tmp_path / "whole")
+    whole = read_losses(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), interrupted_after(3), store, config, tmp_path / "killed")
+    train(make_model(), draw, store, config, tmp_path / "killed")
+    resumed = {row["step"]: row for row in read_losses(tmp_path / "killed")}
+    assert whole[-1]["naming"] < whole[0]["naming"]
+    for row in whole:
+        assert resumed[row["step"]]["naming"] == pytest.approx(row["naming"], abs=2e-3)
+
+
+def interrupted_after(steps: int):
+    calls = iter(range(1000))
+
+    def drawn(rng: random.Random) -> list[s.Sample]:
+        if next(calls) == steps:
+            raise KeyboardInterrupt
+        return draw(rng)
+
+    return drawn
+
+
+def read_losses(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_exported_lora_is_the_adapter_with_its_scale() -> None:
+    model = make_model()
+    for name, parameter in model.language.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    tensors = connector_tensors(model)
+    layer = model.language.get_base_model().model.layers[0].self_attn.q_proj
+    x = torch.randn(1, tiny().language.width)
+    added = layer(x) - layer.base_layer(x)
+    a, b = tensors["lora.layers.0.q_proj.a"], tensors["lora.layers.0.q_proj.b"]
+    torch.testing.assert_close(x @ a.T @ b.T, added, atol=1e-5, rtol=1e-4)
+    assert {name.split(".")[0] for name in tensors} == {"resampler", "projector", "markers", "lora"}
+
+
+def test_the_kept_out_rule_is_stable_and_of_its_size() -> None:
+    kept = sum(is_validation("caltech101", f"airplanes/{i}.jpg") for i in range(5000))
+    assert 0.8 * VALIDATION_PERCENT < kept / 50 < 1.2 * VALIDATION_PERCENT
+    assert is_validation("fsdd", "0_george_10.flac") == is_validation("fsdd", "0_george_10.flac")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [("airplanes", "an airplane"), ("scissors", "scissors"), ("car_side", "a car"), ("umbrella", "an umbrella")],
+)
+def test_labels_become_words(label: str, words: str) -> None:
+    assert with_article(spoken_label(label)) == words
+
+
+def test_sentences_are_tidied() -> None:
+    assert sentence("two dogs run .") == "Two dogs run."
+    assert sentence('"is it red ?"') == "Is it red?"
+
+
+def test_content_words_leave_out_the_small_ones() -> None:
+    kept = content_tokens(["A dog is on the grass."], ByteTokenizer())
+    assert set(kept) == {token for word in ("dog", "grass") for token in ByteTokenizer().encode(" " + word)}
