@@ -7,6 +7,7 @@ against its pinned sha256 before it can be used.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -251,12 +252,12 @@ def _run(command: list[str], folder: Path, report: ProgressReport) -> tuple[int,
 
 
 def _size_of(folder: Path) -> int:
+    """Bytes of what lies under the folder now; what the client moves or deletes while we look counts as nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # the client renames its own files while we look
-            continue
+    for parent, _, names in os.walk(folder):  # passes over folders that vanish, where Path.rglob raises
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 

