@@ -64,7 +64,7 @@ class ResamplerConfig(Config):
     """Tokens made of the mean feature."""
     num_words: int = 6
     """Tokens made of the classifier's most likely classes, as word embeddings."""
-    vocabulary: int = 480
+    vocabulary: int = 800
     """Concepts that a linear head of this project recognises besides: things, colours and doings."""
     num_concepts: int = 8
     """Tokens made of the most likely concepts, as word embeddings."""

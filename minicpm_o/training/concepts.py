@@ -31,6 +31,8 @@ _SAME = {
     "motorbike": "motorcycle", "mobile": "phone", "grassy": "grass", "snowy": "snow", "rocky": "rock",
 }  # fmt: skip
 
+_IN_SENTENCES = ("captions", "scenes")
+"""Domains whose words come from sentences."""
 
 SILENCE = 0.15
 """How much a column counts on pictures of a set that never uses it: a labelled anchor is probably no playing child."""
@@ -53,6 +55,7 @@ def words_of(captions: Iterable[str]) -> set[str]:
 
 def concept_tasks(sources: Sources) -> list[ConceptTask]:
     tasks = [ConceptTask(tuple(v), frozenset(words_of(captions)), "captions") for v, captions in sources.captions]
+    tasks += [ConceptTask(tuple(row.views), frozenset(words_of(row.captions)), "scenes") for row in sources.scenes]
     tasks += [ConceptTask(tuple(v), frozenset(names), "boxes") for v, names in sources.boxes]
     tasks += [ConceptTask(tuple(v), frozenset([spoken_label(label)]), name) for v, label, name in sources.labels
               if name != "imagenet1000"]
@@ -60,9 +63,9 @@ def concept_tasks(sources: Sources) -> list[ConceptTask]:
 
 
 def choose_vocabulary(tasks: Sequence[ConceptTask], size: int) -> list[str]:
-    """Every label and box class, then the captions' commonest words, up to `size`, padded with empty names."""
-    labels = sorted({name for task in tasks if task.domain != "captions" for name in task.present})
-    counts = Counter(name for task in tasks if task.domain == "captions" for name in task.present)
+    """Every label and box class, then the commonest words of sentences, up to `size`, padded with empty names."""
+    labels = sorted({name for task in tasks if task.domain not in _IN_SENTENCES for name in task.present})
+    counts = Counter(name for task in tasks if task.domain in _IN_SENTENCES for name in task.present)
     common = [name for name, count in counts.most_common() if count >= 6 and name not in labels]
     names = (labels + common)[:size]
     return names + [""] * (size - len(names))
@@ -118,7 +121,7 @@ def train_concept_head(
         optimizer.step()
         schedule.step()
         if step % 250 == 0:
-            report(f"concept head: step {step}, loss {float(loss):.3f}")
+            report(f"concept head: step {step}, loss {float(loss.detach()):.3f}")
     with torch.no_grad():  # fold the standardisation into the layer
         head.weight.copy_(weights / spread)
         head.bias.copy_(bias - (weights / spread) @ centre)

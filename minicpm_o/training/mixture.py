@@ -12,17 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..inputs.processor import Processor
 from . import samples as s
 from .features import FeatureStore
-from .labels import sentence
+from .labels import sentence, spoken_label
 from .splits import is_validation
 
 SHARES = {
     "captioned": 0.38,
-    "labelled": 0.25,
-    "boxed": 0.14,
-    "daquar": 0.05,
+    "labelled": 0.20,
+    "scene": 0.11,
+    "boxed": 0.10,
+    "daquar": 0.04,
     "two_pictures": 0.01,
     "ears": 0.06,
     "spoken": 0.04,
@@ -31,6 +33,13 @@ SHARES = {
     "chat": 0.02,
 }
 """Share of trees per source in every batch, on average; a tree holds one to six questions."""
+
+LABEL_AS_CAPTION = 0.3
+"""Share of labelled pictures that are also described: a thing that fills the picture is what the picture is about.
+More of them, and descriptions of scenes shrink to names too."""
+
+COLOUR_ASKED = 0.3
+"""Share of the labelled pictures with a known colour whose colour is asked for."""
 
 MENTIONS = {
     "person": "man woman boy girl child person people men women boys girls kid kids children lady guy player baby",
@@ -59,6 +68,17 @@ _IF_SEEN_THEN_SAID = (
 """Things that five captions would hardly leave out: their absence from the captions is taken for absence."""
 
 
+@dataclass(frozen=True)
+class SceneRow:
+    """A made picture: what `prepare.scenes` wrote about it."""
+
+    views: list[int]
+    captions: list[str]
+    questions: list[tuple[str, str]]
+    present: list[str]
+    absent: list[str]
+
+
 @dataclass
 class Sources:
     """Rows of the sets, training side only, as (row views, content)."""
@@ -66,8 +86,11 @@ class Sources:
     captions: list[tuple[list[int], list[str]]] = field(default_factory=list)
     labels: list[tuple[list[int], str, str]] = field(default_factory=list)
     """(views, label, set)."""
+    colours: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)
+    """First view of a labelled picture -> colours of the thing and of a plain ground, where there are such."""
     boxes: list[tuple[list[int], list[str]]] = field(default_factory=list)
     daquar: list[tuple[list[int], str, str]] = field(default_factory=list)
+    scenes: list[SceneRow] = field(default_factory=list)
     ears: list[int] = field(default_factory=list)
     digits: list[int] = field(default_factory=list)
     spoken: list[tuple[int, str]] = field(default_factory=list)
@@ -79,8 +102,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def gather(data: Path, store: FeatureStore, chat_path: Path, *, validation: bool = False) -> Sources:
-    """Read every set; with validation=True the kept-out side instead."""
+def gather(data: Path, store: FeatureStore, features: Path, *, validation: bool = False) -> Sources:
+    """Read every set, and what was prepared beside the caches in `features`; validation=True: the kept-out side."""
+    chat_path, colours_path = features / "chat.json", features / "colours.json"
     views = store.images.rows_by_picture()
     found = Sources()
 
@@ -97,9 +121,15 @@ def gather(data: Path, store: FeatureStore, chat_path: Path, *, validation: bool
             found.boxes.append((v, [box[0] for box in row["boxes_cxcywh"]]))
     for set_name in ("caltech101", "imagenet1000", "clothing"):
         found.labels += [(v, row["label"], set_name) for v, row in rows(set_name, "labels.jsonl")]
+    found.colours = read_colours(colours_path, views)
     for v, row in rows("daquar", "qa.jsonl"):
         found.daquar += [(v, tidy_question(q), a) for q, a in row["qa"]]
-    chat = {entry["question"]: entry["answer"] for entry in read_json(chat_path) if entry["answer"]}
+    if (data / "scenes" / "scenes.jsonl").is_file():
+        found.scenes += [
+            SceneRow(v, row["en"], [(q, a) for q, a in row["qa"]], row["present"], row["absent"])
+            for v, row in rows("scenes", "scenes.jsonl")
+        ]
+    chat = {entry["question"]: entry["answer"] for entry in read_stage(chat_path, "chat") if entry["answer"]}
     questions: dict[str, list[tuple[list[int], str]]] = {}
     for v, question, answer in found.daquar:
         questions.setdefault(sentence(question).lower(), []).append((v, answer))
@@ -116,6 +146,25 @@ def gather(data: Path, store: FeatureStore, chat_path: Path, *, validation: bool
             found.spoken_picture.append((index, v, answer))
     found.chat = [(q, a) for q, a in chat.items() if is_validation("speech", q) == validation]
     return found
+
+
+def read_colours(
+    path: Path, views: dict[tuple[str, str], list[int]]
+) -> dict[int, tuple[str | None, str | None]]:
+    """colours.json by the pictures' first views; a thing of its ground's colour is not told apart from it."""
+    found = {}
+    for set_name, image, thing, behind in read_stage(path, "colours"):
+        if (set_name, image) in views and (thing or behind):
+            found[views[set_name, image][0]] = (None if thing == behind else thing, behind)
+    return found
+
+
+def read_stage(path: Path, stage: str) -> Any:
+    """The JSON that an earlier stage wrote. Raises InputError naming that stage when it is missing."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run the stage of minicpm_o.training.prepare that makes it: "
+                         f"--only {stage}")
+    return read_json(path)
 
 
 def read_json(path: Path) -> Any:
@@ -135,6 +184,8 @@ class Mixture:
         self, processor: Processor, store: FeatureStore, sources: Sources, shares: dict[str, float] = SHARES
     ) -> None:
         self.processor, self.store, self.sources, self.shares = processor, store, sources, dict(shares)
+        if not sources.scenes:
+            self.shares.pop("scene", None)
         self._by_set: dict[str, list[tuple[list[int], str, str]]] = {}
         for entry in sources.labels:
             self._by_set.setdefault(entry[2], []).append(entry)
@@ -147,6 +198,7 @@ class Mixture:
             "captioned": self._captioned,
             "labelled": self._labelled,
             "boxed": self._boxed,
+            "scene": self._scene,
             "two_pictures": self._two_pictures,
             "daquar": self._daquar,
             "ears": self._ears,
@@ -204,6 +256,11 @@ class Mixture:
         branches += [s.presence_branch(rng, label, True), s.presence_branch(rng, others[3], False)]
         if rng.random() < 0.4:
             branches.append(s.choice_branch(rng, label, others[:3]))
+        colour, ground = self.sources.colours.get(views[0], (None, None))
+        if rng.random() < LABEL_AS_CAPTION:
+            branches.append(s.label_caption_branch(rng, label, colour, ground))
+        if colour and rng.random() < COLOUR_ASKED:
+            branches.append(s.Branch("colour", f"What colour is the {spoken_label(label)}?", sentence(colour)))
         return s.Trunk((rng.choice(views),)), branches
 
     def _two_pictures(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
@@ -219,6 +276,15 @@ class Mixture:
             branches.append(s.presence_branch(rng, name, True))
             branches.append(s.presence_branch(rng, self._absent(rng, names), False))
         return s.Trunk((rng.choice(views),)), branches
+
+    def _scene(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
+        row = rng.choice(self.sources.scenes)
+        branches = [s.caption_branch(rng, caption) for caption in rng.sample(row.captions, min(2, len(row.captions)))]
+        branches += [s.Branch("scene", q, a) for q, a in rng.sample(row.questions, min(3, len(row.questions)))]
+        if row.absent:
+            branches.append(s.presence_branch(rng, rng.choice(row.present), True))
+            branches.append(s.presence_branch(rng, rng.choice(row.absent), False))
+        return s.Trunk((rng.choice(row.views),)), branches
 
     def _absent(self, rng: random.Random, names: list[str]) -> str:
         """A class that is not there, drawn as often as it is seen elsewhere: no class may mean "no" by itself."""

@@ -1,6 +1,6 @@
 """The recipe of nano's connectors: caches in, connectors.safetensors out.
 
-    python -m minicpm_o.training.nano --data DIR --features DIR --parts DIR --run DIR
+    python -m minicpm_o.training.nano --data DIR --features DIR --language FILE --tokenizer FILE --run DIR
 
 Frozen: EfficientNet-Lite, Whisper. Trained: resampler, projector, marker embeddings, LoRA on the language model.
 """
@@ -18,12 +18,12 @@ from ..inputs.processor import Processor
 from ..inputs.text import Tokenizer
 from ..model.config import OmniConfig
 from ..model.omni import OmniModel
-from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, train_concept_head
-from .export import export_connectors
+from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, recall_at, train_concept_head
+from .export import export_connectors, import_connectors
 from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
 from .mixture import Mixture, Sources, gather, read_rows, validation_samples
-from .trainer import TrainConfig, add_lora, collate, evaluate_loss, train
+from .trainer import TrainConfig, add_lora, collate, evaluate_loss, train, trainable_state
 from .warm_start import (
     SeenWords,
     content_tokens,
@@ -49,14 +49,29 @@ def warm_start(model: OmniModel, store: FeatureStore, sources: Sources, tokenize
                seconds: float) -> None:
     """Before the language model is asked: class words from names, resampler by words, projector by CTC."""
     table = model.language.get_input_embeddings().weight.detach()
-    names = [row["label"] for row in sorted(read_rows(data / "imagenet1000/labels.jsonl"), key=lambda r: r["image"])]
     start_scales(model.connectors, table, model.marker_ids)
-    start_words(model.connectors.resampler.class_words, table, tokenizer, [spoken_label(name) for name in names])
+    start_class_words(model, tokenizer, data)
     pictures = [SeenWords(tuple(views), content_tokens(texts, tokenizer)) for views, texts in seen_texts(sources)]
     pictures = [picture for picture in pictures if picture.token_ids]
     warm_start_resampler(model.connectors, table, store.images, pictures, max_seconds=seconds * 0.4)
     rows = sources.ears + sources.digits
     warm_start_projector(model.connectors.projector, table, store.audio, rows, tokenizer, max_seconds=seconds * 0.6)
+
+
+def start_class_words(model: OmniModel, tokenizer: Tokenizer, data: Path) -> None:
+    """The classifier's thousand classes begin as the embeddings of their names."""
+    table = model.language.get_input_embeddings().weight.detach()
+    names = [row["label"] for row in sorted(read_rows(data / "imagenet1000/labels.jsonl"), key=lambda r: r["image"])]
+    start_words(model.connectors.resampler.class_words, table, tokenizer, [spoken_label(name) for name in names])
+
+
+def report_concepts(model: OmniModel, store: FeatureStore, kept_out: Sources, folder: Path) -> None:
+    """Print how many of the kept-out pictures' concepts the head has among its first one and eight."""
+    names = (folder / "concepts.txt").read_text(encoding="utf-8").splitlines()
+    tasks = concept_tasks(kept_out)
+    for k in (1, 8):
+        found = recall_at(model.connectors.resampler.concept_head, store.images, tasks, names, k)
+        print(f"kept-out concepts among the first {k}:", {d: round(share, 3) for d, share in found.items()}, flush=True)
 
 
 def add_concepts(
@@ -80,8 +95,11 @@ def seen_texts(sources: Sources) -> list[tuple[list[int], list[str]]]:
     return few * 4 + [(views, [spoken_label(label)]) for views, label, _ in sources.labels]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minicpm_o.training.nano", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, required=True, help="unpacked training sets")
     parser.add_argument("--features", type=Path, required=True, help="caches: images/, audio/ and chat.json")
     parser.add_argument("--language", type=Path, required=True, help="language part as safetensors")
@@ -89,54 +107,64 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder: checkpoint, metrics, connectors")
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the main stage")
     parser.add_argument("--warm-seconds", type=float, default=720.0, help="length of the connectors' warm start")
-    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=6, help="trees of questions a step")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--lora-rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--lora-start", type=Path, help="LoRA tensors of an earlier run to go on from")
+    parser.add_argument("--start", type=Path, help="connectors.safetensors to go on from, instead of the warm start")
     parser.add_argument("--export-only", action="store_true", help="write the connectors of the checkpoint and end")
-    options = parser.parse_args()
+    return parser
+
+
+def prepare_connectors(
+    model: OmniModel, store: FeatureStore, sources: Sources, tokenizer: Tokenizer, options: argparse.Namespace
+) -> FeatureStore:
+    """Connectors as the main stage begins with them, and the store with its concept logits; kept in the run folder."""
+    begun, table = options.run / "begun.pt", options.run / "concepts.npy"
+    if begun.exists():
+        model.load_state_dict(torch.load(begun, weights_only=True), strict=False)
+    else:
+        if options.start:
+            left = import_connectors(model, options.start)
+            print(f"begins with {options.start}" + (f", without {left}" if left else ""), flush=True)
+        else:
+            warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
+        store = add_concepts(model, store, sources, tokenizer, options.run)
+        torch.save(trainable_state(model), begun)
+    model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
+    return replace(store, images=replace(store.images, concept_logits=np.load(table)))
+
+
+def main() -> None:
+    options = make_parser().parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     options.run.mkdir(parents=True, exist_ok=True)
 
     tokenizer = Tokenizer.from_file(options.tokenizer)
     model = build_model(tokenizer, options.language)
-    sounds = sorted((options.features / "audio").glob("*_frames.npy"))
-    stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
-    store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
-    processor = Processor(model.config, tokenizer)
-    sources = gather(options.data, store, options.features / "chat.json")
-    kept_out = gather(options.data, store, options.features / "chat.json", validation=True)
-    print({name: len(getattr(sources, name)) for name in vars(sources)}, flush=True)
-
-    warm = options.run / "warm_start.pt"
-    if warm.exists():
-        model.connectors.load_state_dict(torch.load(warm, weights_only=True), strict=False)
-    else:
-        warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
-        torch.save(model.connectors.state_dict(), warm)
-    concepts = options.run / "concepts.pt"
-    if concepts.exists():
-        model.connectors.load_state_dict(torch.load(concepts, weights_only=True))
-        store = replace(store, images=replace(store.images, concept_logits=np.load(options.run / "concepts.npy")))
-    elif not options.export_only:
-        store = add_concepts(model, store, sources, tokenizer, options.run)
-        torch.save(model.connectors.state_dict(), concepts)
-    model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
-    mixture = Mixture(processor, store, sources)
     config = TrainConfig(
         steps=options.steps, batch_size=options.batch_size, max_seconds=options.seconds, lora_rank=options.lora_rank
     )
     add_lora(model, config.lora_rank, config.lora_dropout)
-    if options.lora_start:
-        model.load_state_dict(torch.load(options.lora_start, weights_only=True), strict=False)
     if options.export_only:
         state = torch.load(options.run / "checkpoint.pt", weights_only=True)
-        model.load_state_dict(state["model"], strict=False)
+        for held in (torch.load(options.run / "begun.pt", weights_only=True), state["model"]):
+            model.load_state_dict(held, strict=False)
         export_connectors(model, options.run / "connectors.safetensors")
         print(f"step {state['step']}: {options.run / 'connectors.safetensors'}")
         return
+    sounds = sorted((options.features / "audio").glob("*_frames.npy"))
+    stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
+    store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
+    processor = Processor(model.config, tokenizer)
+    sources = gather(options.data, store, options.features)
+    kept_out = gather(options.data, store, options.features, validation=True)
+    print({name: len(getattr(sources, name)) for name in vars(sources)}, flush=True)
+
+    store = prepare_connectors(model, store, sources, tokenizer, options)
+    report_concepts(model, store, kept_out, options.run)
+    mixture = Mixture(processor, store, sources)
     train(model, lambda rng: mixture.draw(rng, config.batch_size), store, config, options.run)
     export_connectors(model, options.run / "connectors.safetensors")
     checks = validation_samples(Mixture(processor, store, kept_out), 16)

@@ -23,6 +23,8 @@ CAPTION_PROMPTS = (prompts.CAPTION,) * 5 + (
     "Write a short caption for this image.",
     "What is happening in this picture?",
 )
+SHORT_PROMPTS = ("What do you see in this picture?", "Write a short caption for this image.")
+"""Of these, those that a bare name answers; who asks for a sentence wants to hear more."""
 NAMING_PROMPTS = (prompts.NAMING,) * 5 + ("What is this?", "What is shown in this image?", "Name the main object.")
 PRESENCE_PROMPTS = (prompts.PRESENCE,) * 3 + (
     "Is there {article} in this picture? Answer yes or no.",
@@ -118,6 +120,16 @@ def lay_out(processor: Processor, trunk: Trunk, branches: Sequence[Branch]) -> S
 
 def caption_branch(rng: random.Random, caption: str, prompt: str | None = None) -> Branch:
     return Branch("caption", prompt or rng.choice(CAPTION_PROMPTS), sentence(caption))
+
+
+def label_caption_branch(rng: random.Random, label: str, colour: str | None, ground: str | None) -> Branch:
+    """A picture that one thing fills, described by that thing, its colour and a plain ground, where they are known."""
+    name = spoken_label(label)
+    words = with_article(f"{colour} {name}" if colour and colour not in name.split() else name)
+    words += f" on a {ground} background" if ground else ""
+    said = rng.choice((words, words, f"a close-up of {words}", f"a photo of {words}"))
+    is_bare = not (colour or ground)
+    return Branch("label_caption", rng.choice(SHORT_PROMPTS if is_bare else CAPTION_PROMPTS), sentence(said))
 
 
 def naming_branch(rng: random.Random, label: str) -> Branch:

@@ -26,6 +26,7 @@ from minicpm_o.training.mixture import gather
 from minicpm_o.training.prepare import __main__ as command
 from minicpm_o.training.prepare import speech as speaking
 from minicpm_o.training.prepare.chat import AnswerConfig, prepare_chat, tidy_answer
+from minicpm_o.training.prepare.colours import prepare_colours, thing_and_ground
 from minicpm_o.training.prepare.disturb import disturb
 from minicpm_o.training.prepare.hearing import batches_of, lay_frames, prepare_hearing, windows_of
 from minicpm_o.training.prepare.images import PICTURE_SETS, look, plan_views, prepare_images
@@ -59,19 +60,22 @@ def content_of(set_name: str, number: int) -> dict:
         "flickr8k": {"en": [f"A dog number {number} runs over the grass ."]},
         "coco": {"captions": [f"A cat number {number} is asleep ."], "boxes_cxcywh": [["cat", 0.5, 0.5, 1, 1]]},
         "daquar": {"qa": [[f"what is behind the chair in the image{number} ?", "wall"]]},
+        "scenes": {"en": ["A red ball."], "qa": [["What colour is it?", "Red."]], "present": ["ball"], "absent": []},
     }.get(set_name, {"label": "chair"})
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny training set of every kind."""
+    """A tiny training set of every kind; the pictures of `imagenet1000` are blue all over, the others are noise."""
     folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
     for one in PICTURE_SETS:
         names = names_of(one.name, "p{}.png")
         write_rows(folder / one.name / one.rows,
                    [{"image": name, **content_of(one.name, i)} for i, name in enumerate(names)])
         for name in names:
-            Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(folder / one.name / name)
+            noise = Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8))
+            picture = Image.new("RGB", (40, 30), (40, 70, 200)) if one.name == "imagenet1000" else noise
+            picture.save(folder / one.name / name)
     digits = names_of("fsdd", "{}.wav", 6)
     write_rows(folder / "fsdd/labels.jsonl", [{"audio": name, "text": "two"} for name in digits])
     for name in digits:
@@ -121,6 +125,7 @@ def test_the_training_reads_what_the_stages_write(data: Path, wordnet: Path, tmp
     texts = prepare_texts(data, out, wordnet, limit=40)
     assert texts == read_texts(out)
     prepare_images(data, out, lambda: eyes, VISION)
+    prepare_colours(data, out, lambda: np.ones((VISION.num_classes, VISION.width)))
     plans = plan_speech(texts, data, ["flite"], threads=1)
     for plan in plans:
         prepare_speech(out, replace(plan, open_voice=plan.open_voice if plan.name == "fsdd" else lambda: say))
@@ -129,9 +134,11 @@ def test_the_training_reads_what_the_stages_write(data: Path, wordnet: Path, tmp
     stems = [out / "audio" / plan.name for plan in plans]
     store = FeatureStore(ImageCache.open(out / "images"), AudioCache.open(stems))
     for validation in (False, True):
-        sources = gather(data, store, out / "chat.json", validation=validation)
+        sources = gather(data, store, out, validation=validation)
         empty = [name for name in vars(sources) if not getattr(sources, name)]
         assert set(empty) <= ({"spoken_picture"} if validation else set()), f"nothing to train on: {empty}"
+        blue = {store.images.index[view]["set"] for view, (_, ground) in sources.colours.items() if ground == "blue"}
+        assert blue == {"imagenet1000"}, "a plain picture has the colour of its ground, and no thing stands out"
     assert store.images.features.shape[1:] == (VISION.grid**2, VISION.width)
     row = next(i for i, entry in enumerate(store.audio.index) if entry["kind"] == "digit")
     sample = Sample(*[np.zeros(1)] * 4, tasks=(), image_rows=(0, 3), audio_rows=(row,))
@@ -152,6 +159,17 @@ def test_kept_out_pictures_are_seen_once_as_they_are(data: Path) -> None:
         assert len(kept) == 2 and all(len(same) == 1 for same in kept)
         picture = Image.open(data / one.name / kept[0][0].image)
         assert look(picture, kept[0][0]) is picture
+
+
+def test_the_thing_and_its_ground_have_their_own_colours() -> None:
+    picture = Image.new("RGB", (80, 80), (250, 250, 250))
+    picture.paste((200, 30, 30), (30, 30, 50, 50))
+    activation = np.zeros((8, 8))
+    activation[3:5, 3:5] = 1.0  # the classifier looks at the red square
+    assert thing_and_ground(picture.crop((30, 30, 50, 50)), activation.ravel()) == ("red", "red")
+    picture.paste((200, 30, 30), (20, 20, 60, 60))
+    activation[2:6, 2:6] = 1.0
+    assert thing_and_ground(picture, activation.ravel()) == ("red", "white")
 
 
 def test_views_are_the_same_every_time_and_differ_from_each_other(data: Path) -> None:
@@ -431,6 +449,8 @@ def test_marker_counts_only_its_own_recipe(tmp_path: Path) -> None:
 def test_errors_say_what_to_do(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"'flickr8k' is not there.*docs/training\.md"):
         prepare_texts(tmp_path, tmp_path)
+    with pytest.raises(InputError, match="--only images"):
+        prepare_colours(tmp_path, tmp_path, lambda: np.ones(1))
     with pytest.raises(InputError, match="--only texts"):
         read_texts(tmp_path)
     with pytest.raises(InputError, match="--only speech"):
@@ -450,7 +470,7 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_the_command_runs_the_stages_asked_for(data: Path, wordnet: Path, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(command, "open_eyes", lambda vision: real_size_eyes(vision))
+    monkeypatch.setattr(command, "open_eyes", lambda vision, threads: real_size_eyes(vision))
     sets = ["--data", str(data), "--out", str(out)]
     command.main([*sets, "--only", "texts", "images", "--wordnet", str(wordnet), "--limit", "1", "--threads", "1"])
     assert sorted(path.name for path in out.iterdir()) == ["images", "texts.json"]
@@ -465,6 +485,6 @@ def real_size_eyes(vision: VisionConfig):
                            np.zeros((len(pixels), vision.num_classes)))
 
 
-def test_of_the_runtime_only_the_voices_are_used() -> None:
+def test_of_the_runtime_only_voices_and_sessions_are_used() -> None:
     sources = "\n".join(path.read_text() for path in Path(prepare.__file__).parents[1].rglob("*.py"))
-    assert set(re.findall(r"from \.+runtime\.?(\w*)", sources)) == {"speech"}
+    assert set(re.findall(r"from \.+runtime\.?(\w*)", sources)) == {"device", "speech"}

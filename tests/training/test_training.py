@@ -13,10 +13,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from minicpm_o.errors import CheckpointError  # noqa: E402
 from minicpm_o.model.config import tiny  # noqa: E402
 from minicpm_o.model.omni import OmniModel  # noqa: E402
 from minicpm_o.training import samples as s  # noqa: E402
-from minicpm_o.training.export import connector_tensors  # noqa: E402
+from minicpm_o.training.export import connector_tensors, export_connectors, import_connectors  # noqa: E402
 from minicpm_o.training.features import AudioCache, FeatureStore, ImageCache  # noqa: E402
 from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
 from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
@@ -141,6 +142,23 @@ def test_exported_lora_is_the_adapter_with_its_scale() -> None:
     assert {name.split(".")[0] for name in tensors} == {"resampler", "projector", "markers", "lora"}
 
 
+def test_exported_connectors_are_taken_over_again_unless_their_shape_changed(tmp_path: Path) -> None:
+    first, second = make_model(), make_model()
+    for parameter in first.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    export_connectors(first, tmp_path / "connectors.safetensors")
+    assert import_connectors(second, tmp_path / "connectors.safetensors") == []
+    before, after = connector_tensors(first), connector_tensors(second)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=5e-3, rtol=1e-3, msg=name)
+    second.connectors.resampler.concept_words = torch.nn.Parameter(torch.zeros(3, tiny().language.width))
+    assert import_connectors(second, tmp_path / "connectors.safetensors") == ["resampler.concept_words"]
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors cannot be read as connectors"):
+        import_connectors(second, tmp_path / "bad.safetensors")
+
+
 def test_the_kept_out_rule_is_stable_and_of_its_size() -> None:
     kept = sum(is_validation("caltech101", f"airplanes/{i}.jpg") for i in range(5000))
     assert 0.8 * VALIDATION_PERCENT < kept / 50 < 1.2 * VALIDATION_PERCENT
@@ -153,6 +171,23 @@ def test_the_kept_out_rule_is_stable_and_of_its_size() -> None:
 )
 def test_labels_become_words(label: str, words: str) -> None:
     assert with_article(spoken_label(label)) == words
+
+
+@pytest.mark.parametrize(
+    ("colour", "ground", "words"),
+    [
+        ("red", "white", "red wild cat on a white background."),
+        ("orange", None, "n orange wild cat."),
+        (None, "grey", "wild cat on a grey background."),
+        (None, None, "wild cat."),
+    ],
+)
+def test_a_label_is_described_with_what_is_known_of_its_colours(colour, ground, words) -> None:
+    for seed in range(8):
+        branch = s.label_caption_branch(random.Random(seed), "wild_cat", colour, ground)
+        assert branch.task == "label_caption" and branch.question in s.CAPTION_PROMPTS
+        assert colour or ground or branch.question in s.SHORT_PROMPTS, "a bare name is no sentence"
+        assert branch.answer.endswith(words) and branch.answer[0] == "A", branch.answer
 
 
 def test_sentences_are_tidied() -> None:

@@ -40,11 +40,30 @@ def build_vision(backbone: Mapping[str, np.ndarray], connector: Mapping[str, np.
     graph.input("pixels", FLOAT, ["pictures", 3, vision.image_px, vision.image_px])
     graph.output("tokens", FLOAT, ["pictures", config.resampler.num_tokens, config.language.width])
     graph.output("class_logits", FLOAT, ["pictures", vision.num_classes])
+    features, mean = see(graph, backbone, vision)
+    Resampling(graph, connector, config, bits=bits, block_size=block_size).tokens(features, mean)
+    graph.save(path, external=True)
+
+
+def build_eye(backbone: Mapping[str, np.ndarray], vision: VisionConfig, path: Path) -> None:
+    """Write the frozen half alone: pixels (B, 3, S, S) -> features (B, P, E), class_logits (B, classes).
+
+    What the training caches; errors as of `build_vision`.
+    """
+    graph = GraphBuilder("eye")
+    graph.input("pixels", FLOAT, ["pictures", 3, vision.image_px, vision.image_px])
+    graph.output("features", FLOAT, ["pictures", vision.grid**2, vision.width])
+    graph.output("class_logits", FLOAT, ["pictures", vision.num_classes])
+    see(graph, backbone, vision)
+    graph.save(path, external=True)
+
+
+def see(graph: GraphBuilder, backbone: Mapping[str, np.ndarray], vision: VisionConfig) -> tuple[str, str]:
+    """pixels -> features (B, P, E), their mean (B, E); the class logits on the way."""
     features = grid_features(graph, backbone, vision)
     mean = graph.node("ReduceMean", [features, graph.integers("cells_axis", 1)], "mean_feature", keepdims=0)
     classify(graph, backbone, vision, mean)
-    Resampling(graph, connector, config, bits=bits, block_size=block_size).tokens(features, mean)
-    graph.save(path, external=True)
+    return features, mean
 
 
 def grid_features(graph: GraphBuilder, backbone: Mapping[str, np.ndarray], vision: VisionConfig) -> str:

@@ -18,6 +18,7 @@ from ...errors import MiniCPMOError
 from ...inputs.text import Tokenizer
 from ...model.config import OmniConfig
 from .chat import open_mind, prepare_chat, prepare_language
+from .colours import open_classes, prepare_colours
 from .hearing import open_ears, prepare_hearing
 from .images import open_eyes, prepare_images
 from .speech import plan_speech, prepare_speech
@@ -43,7 +44,11 @@ def _texts(options: Options) -> None:
 
 def _images(options: Options) -> None:
     vision = options.config.vision
-    prepare_images(options.data, options.out, lambda: open_eyes(vision), vision, limit=options.limit)
+    prepare_images(options.data, options.out, lambda: open_eyes(vision, options.threads), vision, limit=options.limit)
+
+
+def _colours(options: Options) -> None:
+    prepare_colours(options.data, options.out, lambda: open_classes(options.config.vision))
 
 
 def _speech(options: Options) -> None:
@@ -67,6 +72,7 @@ def _chat(options: Options) -> None:
 STAGES: dict[str, Callable[[Options], None]] = {
     "texts": _texts,
     "images": _images,
+    "colours": _colours,
     "speech": _speech,
     "hearing": _hearing,
     "chat": _chat,

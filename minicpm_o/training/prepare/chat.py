@@ -27,13 +27,12 @@ Think = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """How the model is asked: greedily, with its own system turn and a wish for short answers."""
+    """How the model is asked: greedily, under the system turn that it was published with."""
 
-    system: str = (
-        "You are a helpful AI assistant named SmolLM, trained by Hugging Face. Answer in one or two short sentences."
-    )
-    max_tokens: int = 48
-    repetition_penalty: float = 1.1
+    system: str = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    max_tokens: int = 64
+    repetition_penalty: float = 1.0
+    """Any penalty makes a model of this size ramble: it may not say the words that the answer needs again."""
     batch_size: int = 48
 
 

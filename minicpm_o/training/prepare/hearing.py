@@ -20,8 +20,9 @@ from ...errors import InputError
 from ...inputs.audio import log_mel, pad_to
 from ...model.config import HearingConfig
 from ...rates import UNIT_ENCODER_FRAMES, UNIT_MS, UNIT_SAMPLES, WINDOW_S, exact_div
+from ..mixture import read_stage
 from .speech import FULL_SCALE, SoundFiles
-from .work import Marker, bar, find_files, open_array, read_stage, write_json
+from .work import Marker, bar, find_files, open_array, write_json
 
 WINDOW_UNITS = exact_div(WINDOW_S * 1000, UNIT_MS)
 _LOG = logging.getLogger("minicpm_o")

@@ -46,8 +46,8 @@ Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 class SpeechConfig:
     """Flite says every text; Kokoro, slower and better, says these."""
 
-    kokoro_chat: int = 200
-    kokoro_others: int = 1200
+    kokoro_chat: int = 60
+    kokoro_others: int = 180
     kokoro_copies: int = 3
     """Disturbed copies of each training text."""
     seed: int = 0

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..labels import sentence
-from ..mixture import tidy_question
+from ..mixture import read_stage, tidy_question
 from ..splits import is_validation
 from .questions import all_questions
-from .work import draws, read_stage, set_rows, write_json
+from .work import draws, set_rows, write_json
 
 WORDNET = Path("/usr/share/wordnet")
 """Where Debian's wordnet-base puts WordNet; it is optional."""

@@ -39,13 +39,6 @@ def set_rows(data: Path, set_name: str, file: str, limit: int | None = None) -> 
     return read_rows(path)[:limit]
 
 
-def read_stage(path: Path, stage: str) -> Any:
-    """The JSON that an earlier stage wrote. Raises InputError naming that stage when it is missing."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing; run the stage that makes it: --only {stage}")
-    return read_json(path)
-
-
 def write_json(path: Path, value: object) -> None:
     """A JSON file that appears whole or not at all."""
     write_atomic(path, [json.dumps(value, ensure_ascii=False).encode()])

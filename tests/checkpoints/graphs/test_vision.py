@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minicpm_o.checkpoints.graphs.vision import build_vision
+from minicpm_o.checkpoints.graphs.vision import build_eye, build_vision
 from minicpm_o.errors import CheckpointError
 from minicpm_o.model.config import OmniConfig, VisionConfig
 
@@ -76,6 +76,18 @@ def test_the_graph_is_the_modules(tmp_path, open_graph, rng, setting, bits, boun
     assert got["tokens"].shape == (3, config.resampler.num_tokens, config.language.width)
     assert_close(got["class_logits"], class_logits, 1e-4, "class logits")
     assert_close(got["tokens"], tokens, bound * max(1.0, tokens.std()), f"tokens, bits {bits}")
+
+
+def test_the_eye_alone_sees_what_the_module_sees(tmp_path, open_graph, rng, setting):
+    torch = pytest.importorskip("torch")
+    config, backbone, _ = setting
+    build_eye(tensors(backbone), config.vision, tmp_path / "eye.onnx")
+    pixels = rng.normal(size=(2, 3, config.vision.image_px, config.vision.image_px)).astype(np.float32)
+    got = open_graph(tmp_path / "eye.onnx")({"pixels": pixels})
+    with torch.no_grad():
+        features = backbone(torch.from_numpy(pixels))
+    assert_close(got["features"], features.numpy(), 5e-4, "features")
+    assert_close(got["class_logits"], backbone.classify(features.mean(1)).detach().numpy(), 1e-4, "class logits")
 
 
 def test_pictures_of_a_batch_do_not_touch(tmp_path, open_graph, rng, setting):
