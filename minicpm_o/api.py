@@ -29,10 +29,11 @@ from .inputs.messages import (
     messages_from_openai,
 )
 from .inputs.processor import ImageMedia, Media, ModelInputs, Usage
-from .inputs.prompts import CAPTION
+from .inputs.prompts import CAPTION, CAPTION_BEAMS
 from .inputs.sources import Source, read_source
 from .inputs.video import load_video
 from .rates import AUDIO_RATE_HZ
+from .runtime.beam import BeamConfig
 from .runtime.conversation import Conversation, Pool, content_digest, prefill, prompt_keys
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
 from .runtime.sampling import SamplingConfig
@@ -168,8 +169,12 @@ class MiniCPMO:
     # --- the three methods of the article -----------------------------------------------------------------------
 
     def describe_image(self, path: Source, prompt: str | None = None) -> str:
-        """One sentence about a picture, or the answer to prompt about it. Raises ImageError."""
-        return self._ask([ImagePart(path), TextPart(prompt or CAPTION)])
+        """One sentence about a picture, or the answer to prompt about it. Raises ImageError.
+
+        The sentence is the best of several tried side by side (`CAPTION_BEAMS`), the answer to a prompt is not.
+        """
+        num_beams = 1 if prompt else CAPTION_BEAMS
+        return self._ask([ImagePart(path), TextPart(prompt or CAPTION)], num_beams=num_beams)
 
     def answer_audio_question(self, path: Source, question: str) -> str:
         """The answer to a written question about a sound. Raises AudioError."""
@@ -183,21 +188,21 @@ class MiniCPMO:
         """
         return self.chat(messages_from_history(history)).text
 
-    def _ask(self, parts: list[Part]) -> str:
-        return self.chat([Message("user", tuple(parts))]).text
+    def _ask(self, parts: list[Part], num_beams: int = 1) -> str:
+        return self.chat([Message("user", tuple(parts))], num_beams=num_beams).text
 
     # --- chat -----------------------------------------------------------------------------------------------------
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[False] = False, max_tokens: int = ...,
              temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
-             repetition_penalty: float = ..., seed: int | None = ..., stop: Sequence[str] = ...,
+             repetition_penalty: float = ..., seed: int | None = ..., num_beams: int = ..., stop: Sequence[str] = ...,
              transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...) -> Reply: ...
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int = ...,
              temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
-             repetition_penalty: float = ..., seed: int | None = ..., stop: Sequence[str] = ...,
+             repetition_penalty: float = ..., seed: int | None = ..., num_beams: int = ..., stop: Sequence[str] = ...,
              transcript: bool = ..., allow_urls: bool = ...,
              cancel: threading.Event | None = ...) -> Iterator[Event]: ...
 
@@ -213,6 +218,7 @@ class MiniCPMO:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
+        num_beams: int = 1,
         stop: Sequence[str] = (),
         transcript: bool = True,
         allow_urls: bool = False,
@@ -221,7 +227,8 @@ class MiniCPMO:
         """Answer the last turn of a conversation.
 
         messages: a question, OpenAI-style dictionaries, or Message values. stream: give TextDelta events as words
-        come, then the Reply. transcript: write what the recogniser understood beside each sound; off leaves the
+        come, then the Reply. num_beams: try so many answers side by side and give the best, greedily and at once
+        instead of word by word. transcript: write what the recogniser understood beside each sound; off leaves the
         model to its own ears. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the
         answer early with finish reason "cancelled". The oldest turns are left out, with a warning in the Reply, when
         the conversation outgrows the context window. Raises InputError for what cannot be read, ContextFullError
@@ -230,7 +237,11 @@ class MiniCPMO:
         if max_tokens < 1:
             raise OptionError(f"max_tokens is {max_tokens}; it must be 1 or more")
         sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        call = _Call(tuple(as_messages(messages)), sampling, max_tokens, tuple(stop), transcript, allow_urls,
+        beams = BeamConfig(num_beams)
+        if num_beams > 1 and sampling != SamplingConfig(seed=seed):
+            raise OptionError(f"num_beams is {num_beams}, and beams are not sampled; leave temperature, top_k, top_p, "
+                              f"min_p and repetition_penalty as they are, or set num_beams to 1")
+        call = _Call(tuple(as_messages(messages)), sampling, beams, max_tokens, tuple(stop), transcript, allow_urls,
                      cancel or threading.Event())
         events = self._answer(call)
         return events if stream else cast(Reply, deque(events, maxlen=1).pop())
@@ -274,6 +285,8 @@ class MiniCPMO:
                     continue
                 if event.token_id is not None:
                     watch.token()
+                if event.text:
+                    watch.word()
                 yield event
         finally:
             with self._lock:
@@ -282,14 +295,19 @@ class MiniCPMO:
 
     def _events(self, conversation: Conversation, step: Step | None,
                 call: _Call) -> Iterator[TextDelta | GenerationEnd]:
+        from .runtime.beam import search
         from .runtime.generate import generate
 
         if step is None:
             return iter(())
-        special = self.parts.tokenizer.special
-        return generate(self.parts.engine, conversation.cache, step, self.parts.tokenizer, sampling=call.sampling,
-                        max_tokens=call.max_tokens, stop=call.stop, eos_ids=(special.im_end, special.endoftext),
-                        banned_ids=(special.im_start, *special.markers), cancel=call.cancel)
+        parts, special = self.parts, self.parts.tokenizer.special
+        more: dict[str, Any] = {
+            "max_tokens": call.max_tokens, "stop": call.stop, "eos_ids": (special.im_end, special.endoftext),
+            "banned_ids": (special.im_start, *special.markers), "cancel": call.cancel,
+        }
+        if call.beams.num_beams > 1:
+            return search(parts.engine, conversation.cache, step, parts.tokenizer, call.beams, **more)
+        return generate(parts.engine, conversation.cache, step, parts.tokenizer, sampling=call.sampling, **more)
 
     def _locked(self, events: Iterator[EventT]) -> Iterator[EventT]:
         """Each step under the lock, so that answers of several threads take turns."""
@@ -383,6 +401,7 @@ class _Call:
 
     messages: tuple[Message, ...]
     sampling: SamplingConfig
+    beams: BeamConfig
     max_tokens: int
     stop: tuple[str, ...]
     transcript: bool

@@ -23,7 +23,7 @@ from minicpm_o.api import MiniCPM_o_Model, MiniCPMO, Reply, as_messages
 from minicpm_o.errors import AudioError, ContextFullError, ImageError, MessageError, OptionError
 from minicpm_o.inputs.messages import AudioPart, ImagePart, Message, TextPart
 from minicpm_o.inputs.processor import Processor
-from minicpm_o.inputs.prompts import CAPTION
+from minicpm_o.inputs.prompts import CAPTION, CAPTION_BEAMS
 from minicpm_o.inputs.text import SPECIAL_STRINGS, Tokenizer
 from minicpm_o.model.config import tiny
 from minicpm_o.runtime.conversation import MIN_RUN_TOKENS
@@ -61,6 +61,13 @@ class RowCache:
         assert length <= len(self.rows)
         del self.rows[length:]
 
+    def copy(self) -> RowCache:
+        return RowCache(list(self.rows))
+
+    def take_tail(self, other: RowCache, start: int) -> None:
+        assert all(np.array_equal(*pair) for pair in zip(self.rows[:start], other.rows[:start], strict=True))
+        self.rows = list(other.rows)
+
 
 class LookingEngine:
     """Answers with letters made of everything before its turn, then ends: a wrong prefix gives a wrong answer."""
@@ -89,7 +96,7 @@ class LookingEngine:
         cache.rows.extend(embeds)
         self.num_read += len(embeds)
         logits = np.zeros(self.num_vocab, np.float32)
-        logits[self._next(np.array(cache.rows))] = 1.0
+        logits[self._next(np.array(cache.rows))] = 10.0
         return Step(logits, embeds)
 
     def _next(self, rows: np.ndarray) -> int:
@@ -209,6 +216,34 @@ def test_describe_image_asks_the_default_prompt(fake: MiniCPMO, photo: Path) -> 
     assert fake.describe_image(photo, "What colour is it?") != expected
 
 
+def test_a_description_is_the_best_of_several_and_an_answer_is_not(
+    fake: MiniCPMO, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def chat(*given, num_beams: int = 1, **more) -> Reply:
+        asked.append(num_beams)
+        return MiniCPMO.chat(fake, *given, num_beams=num_beams, **more)
+
+    monkeypatch.setattr(fake, "chat", chat)
+    fake.describe_image(photo)
+    fake.describe_image(photo, "What colour is it?")
+    assert asked == [CAPTION_BEAMS, 1]
+
+
+def test_beams_give_the_text_at_once_and_the_next_turn_goes_on(fake: MiniCPMO, photo: Path) -> None:
+    turn = user(ImagePart(photo), CAPTION)
+    *words, reply = fake.chat([turn], stream=True, num_beams=3)
+    assert [word.text for word in words if word.text] == [reply.text]
+    assert reply == replace(fake.chat([turn]), timing=reply.timing, usage=reply.usage)
+    assert reply.usage.output == ANSWER_LETTERS
+    assert reply.timing.ttft_s > 0 and reply.timing.tokens_per_s > 0
+    turns = [turn, Message("assistant", (TextPart(reply.text),)), user("Sure?")]
+    after = fake.chat(turns)
+    fake.forget()
+    assert after.text == fake.chat(turns).text
+
+
 def test_answer_audio_question_puts_the_sound_first(fake: MiniCPMO, sound: Path) -> None:
     assert fake.answer_audio_question(sound, "Who?") == fake.chat([user(AudioPart(sound), "Who?")]).text
 
@@ -262,7 +297,8 @@ def test_max_tokens_and_stop_end_the_answer(fake: MiniCPMO) -> None:
     assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(whole[5:7])], "stop_string")
 
 
-@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0},
+                                   {"num_beams": 3, "temperature": 0.5}])
 def test_wrong_options_are_told_at_the_call(fake: MiniCPMO, wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
         fake.chat("Hello", stream=True, **wrong)

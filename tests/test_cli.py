@@ -193,12 +193,24 @@ def test_quiet_says_nothing_on_stderr(stub: StubModel, photo: str, capsys: pytes
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("more", "num_beams"),
+    [([], 3), (["--prompt", "What colour is it?"], 1), (["--temperature", "0.5"], 1), (["--beams", "5"], 5)],
+)
+def test_describe_tries_several_sentences_unless_it_is_asked_otherwise(
+    stub: StubModel, photo: str, more: list[str], num_beams: int
+) -> None:
+    assert run(["describe", photo, *more]) == 0
+    assert stub.options["num_beams"] == num_beams
+
+
 def test_ask_keeps_the_order_of_media(stub: StubModel, photo: str) -> None:
     args = ["ask", "-i", photo, "--audio", "b.wav", f"--image={photo}", "What?", "--video", "c.mp4", "-a", "d.wav"]
     assert run([*args, "--own-ears", "--temperature", "0.5", "--seed", "3"]) == 0
     assert stub.asked[0][0].parts == (ImagePart(photo), AudioPart("b.wav"), ImagePart(photo), VideoPart("c.mp4"),
                                       AudioPart("d.wav"), TextPart("What?"))
-    assert stub.options == {"max_tokens": 256, "temperature": 0.5, "seed": 3, "transcript": False, "allow_urls": False}
+    assert stub.options == {"max_tokens": 256, "temperature": 0.5, "seed": 3, "num_beams": 1, "transcript": False,
+                            "allow_urls": False}
 
 
 def test_order_of_options_and_values() -> None:

@@ -34,6 +34,7 @@ class AnswerOptions:
     allow_urls: bool = False
     quiet: bool = False
     as_json: bool = False
+    num_beams: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _suggested(kinds: set[str]) -> str | None:
 def stream(model: MiniCPMO, messages: Sequence[Message], options: AnswerOptions, **more: Any) -> Iterator[Event]:
     """The model's answer under the options of the command line."""
     return model.chat(messages, stream=True, max_tokens=options.max_tokens, temperature=options.temperature,
-                      seed=options.seed, transcript=options.transcript, allow_urls=options.allow_urls, **more)
+                      seed=options.seed, num_beams=options.num_beams, transcript=options.transcript,
+                      allow_urls=options.allow_urls, **more)
 
 
 def show(events: Iterator[Event], options: AnswerOptions) -> Reply:

@@ -107,15 +107,20 @@ def describe(
     max_tokens: MaxTokensOption = 256,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = None,
+    beams: Annotated[int | None, typer.Option("--beams", min=1, max=16, show_default=False, help=(
+        "Answers tried side by side, of which the best is given at once; by default 3, and 1, word by word, "
+        "with --prompt or --temperature."))] = None,
     threads: ThreadsOption = None,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> Result:
     """Say what is in a picture."""
+    from ..inputs.prompts import CAPTION_BEAMS
     from .answer import AnswerOptions, answer
 
-    options = AnswerOptions(model, threads, max_tokens, temperature, seed, True, allow_urls, quiet, as_json)
+    num_beams = beams or (1 if prompt or temperature else CAPTION_BEAMS)
+    options = AnswerOptions(model, threads, max_tokens, temperature, seed, True, allow_urls, quiet, as_json, num_beams)
     return answer([("image", image)], prompt, options)
 
 

@@ -24,7 +24,7 @@ from minicpm_o.evaluation.report import Report, TaskLine
 from minicpm_o.evaluation.rows import BadRow
 from minicpm_o.evaluation.scoring import Scores
 from minicpm_o.evaluation.tasks import Item, Task, TaskSet, load_tasks
-from minicpm_o.inputs.prompts import all_prompts
+from minicpm_o.inputs.prompts import CAPTION_BEAMS, all_prompts
 
 Progress = Callable[[str, int, int], None]
 """Called with (task name, answers so far, answers in all); the name ends in " (blind)" in the blind run."""
@@ -178,7 +178,8 @@ def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
 
 def _chat(model: EvaluatedModel, task: Task, parts: list[dict[str, Any]]) -> str:
     messages = [{"role": "user", "content": parts}]
-    return text_of(model.chat(messages, max_tokens=task.max_tokens, transcript=task.transcript)).strip()
+    reply = model.chat(messages, max_tokens=task.max_tokens, transcript=task.transcript, num_beams=task.num_beams)
+    return text_of(reply).strip()
 
 
 def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: AnswerStore, show: Progress) -> Scores:
@@ -278,7 +279,7 @@ def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: boo
         "package_version": _package_version("minicpm-o"),
         "normaliser": f"whisper-normalizer {_package_version('whisper-normalizer')}",
         "fingerprint": model.fingerprint if isinstance(model, HasFingerprint) else None,
-        "decoding": "the model's default (greedy)",
+        "decoding": f"the model's default (greedy); descriptions by the best of {CAPTION_BEAMS} beams",
     }
 
 

@@ -6,6 +6,8 @@ Rows that bring their own question (`images_qa*`, `nlvr*`, `daquar`, `video*`) a
 from __future__ import annotations
 
 CAPTION = "Describe this picture in one sentence."
+CAPTION_BEAMS = 3
+"""Descriptions that are tried side by side; a description's whole matters more than its first word."""
 CAPTION_ZH = "用一句话描述这张图片。"
 NAMING = "What is in this picture?"
 PRESENCE = "Is there a {name} in this picture? Answer yes or no."

@@ -65,6 +65,17 @@ class KVCache:
         _move(self.arrays, twin.arrays, self.length)
         return twin
 
+    def take_tail(self, other: KVCache, start: int) -> None:
+        """Become equal to another cache that holds the same tokens before `start`; only what follows is copied."""
+        self.truncate(min(start, self.length))
+        if self.length < start or other.length < start:
+            raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
+                              f"{other.length}")
+        self.make_room(other.length - start)
+        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+            mine[:, :, start : other.length] = theirs[:, :, start : other.length]
+        self.length = other.length
+
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` tokens, at most the limit; layer by layer, so that little is held twice.
 

@@ -116,14 +116,20 @@ def generate(
     counts the answer alone, so that words of the question may be used. cancel is looked at before every token.
     Raises OptionError at once for options out of range.
     """
+    words = checked_stop(max_tokens, stop)
+    banned = np.fromiter(banned_ids, dtype=np.int64)
+    return _generate(engine, cache, first, TextStream(tokenizer), StopFilter(words), sampling or SamplingConfig(),
+                     max_tokens, frozenset(eos_ids), banned, cancel or threading.Event())
+
+
+def checked_stop(max_tokens: int, stop: Sequence[str]) -> tuple[str, ...]:
+    """The stop strings as a tuple. Raises OptionError where they or max_tokens cannot be used."""
     if max_tokens < 1:
         raise OptionError(f"max_tokens is {max_tokens}; it must be 1 or more")
     words = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(word, str) and word for word in words):
         raise OptionError(f"stop is {stop!r}; it must be a list of texts, none of them empty")
-    banned = np.fromiter(banned_ids, dtype=np.int64)
-    return _generate(engine, cache, first, TextStream(tokenizer), StopFilter(words), sampling or SamplingConfig(),
-                     max_tokens, frozenset(eos_ids), banned, cancel or threading.Event())
+    return words
 
 
 def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream, stops: StopFilter,
@@ -137,7 +143,7 @@ def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream,
         if cancel.is_set():
             reason = "cancelled"
             break
-        token_id = sample(_without(step.logits, banned), ids, sampling, rng)
+        token_id = sample(without(step.logits, banned), ids, sampling, rng)
         if token_id in eos_ids:
             reason = "stop"
             break
@@ -161,7 +167,8 @@ def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream,
     yield GenerationEnd(reason, tuple(ids), "".join(pieces))
 
 
-def _without(logits: np.ndarray, banned: np.ndarray) -> np.ndarray:
+def without(logits: np.ndarray, banned: np.ndarray) -> np.ndarray:
+    """logits (V,) with the banned ids made impossible; a copy where there are any."""
     if banned.size:
         logits = logits.copy()
         logits[banned] = -np.inf

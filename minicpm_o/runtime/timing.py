@@ -31,6 +31,7 @@ class Stopwatch:
     """Takes the times of one call as it goes on; the clock starts when it is made."""
 
     started: float = field(default_factory=time.perf_counter)
+    first_word: float | None = None
     first: float | None = None
     last: float | None = None
     num_tokens: int = 0
@@ -41,10 +42,14 @@ class Stopwatch:
         self.first = self.last if self.first is None else self.first
         self.num_tokens += 1
 
+    def word(self) -> None:
+        """Note that text came; only the first time counts."""
+        self.first_word = time.perf_counter() if self.first_word is None else self.first_word
+
     def timing(self, load_s: float) -> Timing:
         """The times until now, of which load_s went into opening parts."""
         total_s = time.perf_counter() - self.started
-        ttft_s = None if self.first is None else max(0.0, self.first - self.started - load_s)
+        ttft_s = None if self.first_word is None else max(0.0, self.first_word - self.started - load_s)
         return Timing(load_s, ttft_s, self._tokens_per_s(), total_s, peak_rss_mb())
 
     def _tokens_per_s(self) -> float | None:

@@ -42,6 +42,8 @@ class Task:
     verb: Verb = "chat"
     transcript: bool = True
     """False: the recogniser's text is kept from the model, which then hears with its own ears."""
+    num_beams: int = 1
+    """Answers that the model tries side by side; descriptions are asked for as `describe` does."""
     has_blind: bool = True
     notes: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.scoring import CaptionScorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, load_file
 from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
-from minicpm_o.inputs.prompts import CAPTION, CAPTION_ZH
+from minicpm_o.inputs.prompts import CAPTION, CAPTION_BEAMS, CAPTION_ZH
 
 MAX_CHINESE = 50
 
@@ -39,7 +39,8 @@ def _parse(row: Row) -> Iterable[Item]:
 def _build(items: list[Item]) -> Iterable[Task]:
     english = tuple(item for item in items if item.tag == "en")
     chinese = tuple(item for item in items if item.tag == "zh")
-    yield Task("flickr8k/caption", english, CaptionScorer(caption_tokens), max_tokens=48)
+    yield Task("flickr8k/caption", english, CaptionScorer(caption_tokens), max_tokens=48, num_beams=CAPTION_BEAMS)
     note = f"the first {MAX_CHINESE} of {len(chinese)} pictures; CIDEr and ROUGE-L over characters"
     scorer = CaptionScorer(character_tokens)
-    yield Task("flickr8k/caption_zh", chinese[:MAX_CHINESE], scorer, max_tokens=48, notes=(note,))
+    yield Task("flickr8k/caption_zh", chinese[:MAX_CHINESE], scorer, max_tokens=48, num_beams=CAPTION_BEAMS,
+                   notes=(note,))

@@ -15,7 +15,7 @@ from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.scoring import CaptionScorer, Scorer, contains_scorer, letter_scorer, yes_no_scorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, load_file
 from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
-from minicpm_o.inputs.prompts import CHOICES
+from minicpm_o.inputs.prompts import CAPTION_BEAMS, CHOICES
 
 
 def load(path: Path) -> TaskSet:
@@ -88,7 +88,8 @@ def _build(stem: str, items: list[Item]) -> Iterable[Task]:
     for line in sorted({item.tag for item in items}):
         group = tuple(item for item in items if item.tag == line)
         kind, _, language = line.partition("_")
-        yield Task(f"{stem}/{line}", group, _scorer(kind, language), max_tokens=_MAX_TOKENS[kind])
+        num_beams = CAPTION_BEAMS if kind == "caption" else 1
+        yield Task(f"{stem}/{line}", group, _scorer(kind, language), max_tokens=_MAX_TOKENS[kind], num_beams=num_beams)
 
 
 _MAX_TOKENS = {"yesno": 8, "open": 32, "caption": 48, "mcq": 16}
