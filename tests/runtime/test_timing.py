@@ -21,10 +21,21 @@ def test_times_of_an_answer(clock: list[float]) -> None:
     for moment in (103.0, 103.5, 104.0):
         clock[0] = moment
         watch.token()
+        watch.word()
     clock[0] = 104.25
     taken = watch.timing(load_s=2.0)
     assert (taken.load_s, taken.ttft_s, taken.total_s) == (2.0, 1.0, 4.25)
     assert taken.tokens_per_s == 2.0, "two tokens came in the second after the first"
+
+
+def test_the_first_word_may_come_later_than_the_first_token(clock: list[float]) -> None:
+    watch = Stopwatch(started=clock[0])
+    for moment in (101.0, 101.5, 102.0):
+        clock[0] = moment
+        watch.token()
+    watch.word()
+    taken = watch.timing(load_s=0.0)
+    assert (taken.ttft_s, taken.tokens_per_s) == (2.0, 2.0), "beams give all words at the end"
 
 
 def test_no_word_has_no_time(clock: list[float]) -> None:

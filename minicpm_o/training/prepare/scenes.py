@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..labels import with_article
+from ..labels import sentence, with_article
 from .colours import shared_colour
 from .work import bar, draws, write_json
 
@@ -156,12 +156,12 @@ def one_stamp(stamp: Stamp, others: Sequence[Stamp], rng: np.random.Generator) -
     colour = main_colour(cutout)
     told = any(name in bare.split() for name in COLOURS) or not stamp.name.startswith("a") or colour is None
     name = stamp.name if told else with_article(f"{colour} {bare}")
-    captions = [_sentence(name), _sentence(stamp.name)]
+    captions = [sentence(name), sentence(stamp.name)]
     if behind:
-        captions.append(_sentence(f"{name} on a {behind} background"))
-    questions = [("What is in this picture?", _sentence(stamp.name))]
+        captions.append(sentence(f"{name} on a {behind} background"))
+    questions = [("What is in this picture?", sentence(stamp.name))]
     if colour and not told:
-        questions.append((f"What colour is the {bare}?", _sentence(colour)))
+        questions.append((f"What colour is the {bare}?", sentence(colour)))
     absent = others[rng.integers(len(others))].name.split(" ", 1)[1]
     return Scene(picture, captions, questions, [bare], [absent] if absent != bare else [])
 
@@ -179,12 +179,12 @@ def several_stamps(stamps: Sequence[Stamp], rng: np.random.Generator) -> Scene:
         place(picture, _open(stamp.path), (left + 6, top + 6, left + wide - 6, top + high - 6))
     names = [stamp.name for stamp in chosen]
     listed = ", ".join(names[:-1]) + " and " + names[-1]
-    captions = [_sentence(listed)] + ([_sentence(f"{listed} on a {behind} background")] if behind else [])
+    captions = [sentence(listed)] + ([sentence(f"{listed} on a {behind} background")] if behind else [])
     questions = []
     if rows == 1:
-        questions += [("What is on the left?", _sentence(names[0])), ("What is on the right?", _sentence(names[-1]))]
+        questions += [("What is on the left?", sentence(names[0])), ("What is on the right?", sentence(names[-1]))]
     if count == 3:
-        questions.append(("What is in the middle?", _sentence(names[1])))
+        questions.append(("What is in the middle?", sentence(names[1])))
     return Scene(picture, captions, questions, [name.split(" ", 1)[1] for name in names],
                  [absent.name.split(" ", 1)[1]])
 
@@ -262,13 +262,13 @@ def _solid_captions(solids: Sequence[Solid], floor: str, rng: np.random.Generato
     words = ", ".join(shown[:-1]) + (" and " if len(shown) > 1 else "") + shown[-1]
     if rest:
         words = ", ".join(shown) + f" and {_NUMBERS[rest]} other shape{'s' if rest > 1 else ''}"
-    captions = [_sentence(f"{words} on a {floor} floor")]
+    captions = [sentence(f"{words} on a {floor} floor")]
     if len(solids) > 1:
         kinds = {solid.kind for solid in solids}
         thing = SOLIDS[next(iter(kinds))] if len(kinds) == 1 else "shapes"
         hues = {solid.colour for solid in solids}
         colour = next(iter(hues)) if len(hues) == 1 else ("coloured", "colourful")[rng.integers(2)]
-        captions.append(_sentence(f"{_NUMBERS[len(solids)]} {colour} {thing} on a {floor} floor"))
+        captions.append(sentence(f"{_NUMBERS[len(solids)]} {colour} {thing} on a {floor} floor"))
     return captions
 
 
@@ -282,9 +282,9 @@ def _solid_questions(solids: Sequence[Solid], rng: np.random.Generator) -> list[
     questions.append((f"How many {hue} shapes are there?", _count(hues[hue])))
     for solid in solids:
         if kinds[solid.kind] == 1:
-            questions.append((f"What colour is the {solid.kind}?", _sentence(solid.colour)))
+            questions.append((f"What colour is the {solid.kind}?", sentence(solid.colour)))
         if hues[solid.colour] == 1:
-            questions.append((f"What shape is the {solid.colour} thing?", _sentence(with_article(solid.kind))))
+            questions.append((f"What shape is the {solid.colour} thing?", sentence(with_article(solid.kind))))
     first, second = rng.permutation(list(SOLIDS))[:2]
     more = kinds[first] > kinds[second]
     questions.append((f"Are there more {SOLIDS[first]} than {SOLIDS[second]}?", "Yes." if more else "No."))
@@ -305,11 +305,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _count(number: int) -> str:
-    return _sentence(_NUMBERS[number] if number else "none")
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + "."
+    return sentence(_NUMBERS[number] if number else "none")
 
 
 def make_scenes(out: Path, stamps: Sequence[Stamp], config: SceneConfig = SceneConfig()) -> int:
