@@ -33,7 +33,7 @@ from .inputs.prompts import CAPTION, CAPTION_BEAMS
 from .inputs.sources import Source, read_source
 from .inputs.video import load_video
 from .rates import AUDIO_RATE_HZ
-from .runtime.beam import BeamConfig
+from .runtime.beam import BeamConfig, search
 from .runtime.conversation import Conversation, Pool, content_digest, prefill, prompt_keys
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
 from .runtime.sampling import SamplingConfig
@@ -295,7 +295,6 @@ class MiniCPMO:
 
     def _events(self, conversation: Conversation, step: Step | None,
                 call: _Call) -> Iterator[TextDelta | GenerationEnd]:
-        from .runtime.beam import search
         from .runtime.generate import generate
 
         if step is None:

@@ -121,6 +121,8 @@ def _steps(engine: LanguageModel, cache: KVCache, first: Step, config: BeamConfi
         finished += [(config.score(child.log_probability, length), child.parent.ids)
                      for child in children if child.token_id in ends]
         chosen = [child for child in children if child.token_id not in ends][: config.num_beams]
+        if not chosen:  # a model with several ends may have nothing else to say
+            break
         if len(finished) >= config.num_beams and max(finished)[0] >= config.score(chosen[0].log_probability, length):
             break
         beams = _read(engine, beams, chosen, spare, num_prompt)
@@ -131,7 +133,7 @@ def _steps(engine: LanguageModel, cache: KVCache, first: Step, config: BeamConfi
 
 
 def _children(beams: Sequence[_Beam], banned: np.ndarray, count: int) -> list[_Child]:
-    """The likeliest continuations of all beams by one token, the likeliest first; more than half cannot be ends."""
+    """The likeliest continuations of all beams by one token, the likeliest first."""
     found: list[_Child] = []
     for beam in beams:
         scores = without(np.asarray(beam.logits, dtype=np.float64), banned)

@@ -93,6 +93,12 @@ def test_every_beam_reads_its_own_words() -> None:
     assert all(held in CHANCES or held[:-1] in CHANCES for held in tree.read), tree.read
 
 
+def test_nothing_but_ends_ends_the_search() -> None:
+    chances = {(): {4: 0.5, 5: 0.5}, (4,): {END: 0.7, BANNED: 0.3}, (5,): {END: 0.6, BANNED: 0.4}}
+    found = ask(BeamConfig(2, 0.0), Tree(chances=chances), eos_ids=(END, BANNED), banned_ids=())
+    assert found == GenerationEnd("stop", (4,), "a")
+
+
 def test_limits_hold() -> None:
     assert ask(max_tokens=1) == GenerationEnd("length", (4,), "a")
     assert ask(tree=Tree(context_tokens=len(PROMPT) + 1)).finish_reason == "length"
