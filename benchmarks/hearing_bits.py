@@ -52,11 +52,11 @@ class Parts:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         from minicpm_o.checkpoints.ctranslate2 import read_variables, whisper_config, whisper_tensors
-        from minicpm_o.model.config import OmniConfig
+        from minicpm_o.model.config import NanoConfig
         from minicpm_o.runtime.device import make_session, plan_device
 
         variables = read_variables(options.whisper)
-        self.weights, self.config = whisper_tensors(variables), OmniConfig(hearing=whisper_config(variables))
+        self.weights, self.config = whisper_tensors(variables), NanoConfig(hearing=whisper_config(variables))
         self.folder = folder
         self.open = partial(make_session, plan=plan_device(None, options.threads))
         self.sessions: dict[tuple[str, int | None, int], Any] = {}

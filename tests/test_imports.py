@@ -21,14 +21,16 @@ BELOW = {
     "runtime": {"model", "inputs", "checkpoints"},
     "training": {"model", "inputs", "checkpoints", "runtime"},  # of runtime its voices alone: runtime.speech
     "api": {"model", "inputs", "checkpoints", "runtime"},
+    "auto": {"model", "inputs", "checkpoints", "runtime"},  # transformers' Auto classes
     "evaluation": {"model", "inputs", "checkpoints", "runtime", "api"},
     "server": {"model", "inputs", "checkpoints", "runtime", "api"},
-    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "evaluation", "server", "training"},
+    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "auto", "evaluation", "server", "training"},
     "__init__": {"api"},
     "__main__": {"cli"},
 }
 """Who may import whom; `errors` and `rates` are free to all."""
-TORCH_ZONE = ("model/encoders/", "model/language/", "model/outputs/", "model/layers.py", "model/omni.py", "training/")
+TORCH_ZONE = ("model/encoders/", "model/language/", "model/outputs/", "model/layers.py", "model/omni.py", "training/",
+              "auto.py", "checkpoints/torch_loader.py", "runtime/torch_parts.py")
 NOT_IN_BASE = {"torch", "transformers", "peft"}
 """Packages that the base install does not bring."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, HashError
-from ..model.config import OmniConfig
+from ..model.config import OmniConfig, config_from_dict
 from .storage import sha256_of, write_atomic
 
 MANIFEST = "bundle.json"
@@ -62,7 +62,7 @@ class Bundle:
             return cls(
                 folder=folder,
                 name=str(manifest["name"]),
-                config=OmniConfig.from_dict(manifest["config"]),
+                config=config_from_dict(manifest["config"]),
                 settings=dict(manifest["settings"]),
                 files={name: FileEntry(**entry) for name, entry in manifest["files"].items()},
                 parts={name: PartEntry(**entry) for name, entry in manifest["parts"].items()},

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckpointError
-from ..model.config import Config, OmniConfig
+from ..model.config import Config, NanoConfig
 from . import parts as table
 from .bundle import Bundle, PartEntry, describe_files
 from .ctranslate2 import read_variables, whisper_config, whisper_tensors
@@ -57,7 +57,7 @@ class Recipe:
     """What nano is made of."""
 
     parts: tuple[Part, ...] = NANO_PARTS
-    config: OmniConfig = field(default_factory=OmniConfig)
+    config: NanoConfig = field(default_factory=NanoConfig)
     connectors: Path | None = None
     """The trained tensors; None takes those that come with this package."""
 
@@ -86,7 +86,7 @@ class Sources:
 
     found: FoundParts
     connectors: Mapping[str, np.ndarray]
-    config: OmniConfig
+    config: NanoConfig
     settings: NanoSettings
 
     def only(self, part: str) -> Path:
@@ -183,7 +183,7 @@ def build_bundle(
         report.finish()
 
 
-def eyes_of(config: OmniConfig) -> str:
+def eyes_of(config: NanoConfig) -> str:
     """Name of the vision part that the connectors were trained for."""
     return _EYES + config.vision.variant
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MessageError
-from ..model.config import OmniConfig
+from ..model.config import NanoConfig
 from ..model.fusion.spans import Span
 from ..rates import UNIT_AUDIO_TOKENS, UNIT_SAMPLES
 from .audio import load_audio
@@ -113,7 +113,7 @@ class Draft:
 class Processor:
     """Turns messages into ModelInputs for one model configuration."""
 
-    def __init__(self, config: OmniConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: NanoConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
 

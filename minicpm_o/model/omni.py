@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .config import OmniConfig
+from .config import NanoConfig
 from .encoders.projector import AudioProjector
 from .encoders.resampler import Resampler
 from .fusion.scatter import scatter_features
@@ -43,7 +43,7 @@ class EncodedMedia:
 class Connectors(nn.Module):
     """Everything trained from nothing: resampler, projector and the embeddings of the media markers."""
 
-    def __init__(self, config: OmniConfig, num_markers: int) -> None:
+    def __init__(self, config: NanoConfig, num_markers: int) -> None:
         super().__init__()
         self.resampler = Resampler(config)
         self.projector = AudioProjector(config)
@@ -53,7 +53,7 @@ class Connectors(nn.Module):
 class OmniModel(nn.Module):
     """Connectors around a language model; the frozen encoders run before it and may be cached."""
 
-    def __init__(self, config: OmniConfig, marker_ids: Sequence[int]) -> None:
+    def __init__(self, config: NanoConfig, marker_ids: Sequence[int]) -> None:
         super().__init__()
         self.config = config
         self.marker_ids = tuple(marker_ids)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..checkpoints.bundle import Bundle
 from ..inputs.processor import Processor
 from ..inputs.text import Tokenizer
-from ..model.config import OmniConfig
+from ..model.config import NanoConfig
 from .device import DevicePlan
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Parts:
         self._lock = threading.RLock()
 
     @property
-    def config(self) -> OmniConfig:
+    def config(self) -> NanoConfig:
         return self.bundle.config
 
     @property

@@ -16,7 +16,7 @@ import torch
 
 from ..inputs.processor import Processor
 from ..inputs.text import Tokenizer
-from ..model.config import OmniConfig
+from ..model.config import NanoConfig
 from ..model.omni import OmniModel
 from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, recall_at, train_concept_head
 from .export import export_connectors, import_connectors
@@ -38,7 +38,7 @@ def build_model(tokenizer: Tokenizer, language_weights: Path) -> OmniModel:
     """OmniModel of nano's shape with the language part's weights."""
     from safetensors.torch import load_file
 
-    model = OmniModel(OmniConfig(), tokenizer.special.markers)
+    model = OmniModel(NanoConfig(), tokenizer.special.markers)
     model.language.load_state_dict(load_file(str(language_weights)), strict=False)
     model.language.tie_weights()
     model.language.requires_grad_(False)

@@ -30,13 +30,13 @@ from minicpm_o.checkpoints.nano import (
 from minicpm_o.checkpoints.parts import Package, Part, single
 from minicpm_o.checkpoints.storage import sha256_of
 from minicpm_o.errors import CheckpointError, DiskFullError, HashError, PartMissingError
-from minicpm_o.model.config import OmniConfig, tiny
+from minicpm_o.model.config import NanoConfig, tiny
 
 TEXT_TOKENS, FRAMES = 448, 1500
 
 
 @pytest.fixture
-def config() -> OmniConfig:
+def config() -> NanoConfig:
     """The tiny model, with the vocabulary of the tiny GGUF."""
     shape = tiny()
     sizes = {"vocab_size": 268, "width": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "context_tokens": 128}
@@ -47,7 +47,7 @@ def config() -> OmniConfig:
 @pytest.fixture
 def part_folder(
     tmp_path: Path,
-    config: OmniConfig,
+    config: NanoConfig,
     weights: dict[str, np.ndarray],
     write_gguf: Callable[..., Path],
     write_ct2: Callable[..., Path],
@@ -79,7 +79,7 @@ def part_folder(
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, part_folder: Path, config: OmniConfig) -> Recipe:
+def recipe(tmp_path: Path, part_folder: Path, config: NanoConfig) -> Recipe:
     """Parts pinned to what lies in `part_folder`, and random connectors."""
     from safetensors.numpy import save_file
 
@@ -364,7 +364,7 @@ def test_marker_rows() -> None:
 
 def test_each_vision_takes_its_own_part() -> None:
     for variant, other in (("lite0", "lite2"), ("lite2", "lite0")):
-        config = replace(OmniConfig(), vision=replace(OmniConfig().vision, variant=variant))
+        config = replace(NanoConfig(), vision=replace(NanoConfig().vision, variant=variant))
         names = [part.name for part in Recipe(config=config).needed()]
         assert f"vision-{variant}" in names and f"vision-{other}" not in names
         assert {"language", "whisper", "vad", "kokoro", "kokoro-voices", "lexicon"} < set(names)

@@ -11,7 +11,7 @@ from minicpm_o.inputs.messages import AudioPart, ImagePart, Message, TextPart
 from minicpm_o.inputs.processor import AudioMedia, ImageMedia, Processor
 from minicpm_o.inputs.text import SPECIAL_STRINGS, Tokenizer
 from minicpm_o.inputs.video import Frame, Video
-from minicpm_o.model.config import OmniConfig
+from minicpm_o.model.config import NanoConfig
 from minicpm_o.model.fusion.spans import find_spans
 from minicpm_o.rates import AUDIO_RATE_HZ
 
@@ -34,7 +34,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def processor(tokenizer: Tokenizer) -> Processor:
-    return Processor(OmniConfig(), tokenizer)
+    return Processor(NanoConfig(), tokenizer)
 
 
 def user(*parts) -> list[Message]:
@@ -69,7 +69,7 @@ def test_each_medium_has_the_run_that_its_span_says(processor: Processor, tokeni
     inputs = processor.prepare(user(picture(), picture(), sound(2.3), TextPart("What?")))
     runs = find_spans(inputs.ids, tokenizer.special.placeholder)
     assert [span for media in inputs.media for span in media.spans] == runs
-    tokens = OmniConfig().resampler.num_tokens
+    tokens = NanoConfig().resampler.num_tokens
     assert [span.length for span in runs] == [tokens, tokens, 30]
     assert inputs.usage.image == 2 * (tokens + 2) and inputs.usage.audio == 30 + 2
     assert inputs.usage.total == len(inputs.ids)
@@ -81,7 +81,7 @@ def test_wide_picture_brings_slices(processor: Processor, tokenizer: Tokenizer) 
 
 
 def test_nano_spends_32_to_64_tokens_on_a_picture() -> None:
-    assert 32 <= OmniConfig().resampler.num_tokens <= 64
+    assert 32 <= NanoConfig().resampler.num_tokens <= 64
 
 
 def test_transcripts_are_written_beside_sounds(processor: Processor, tokenizer: Tokenizer) -> None:
@@ -112,7 +112,7 @@ def test_video_interleaves_frames_and_sound(processor: Processor, tokenizer: Tok
     assert len(images.spans) == 3 and [span.length for span in audio.spans] == [10, 10, 10]
     starts = [span.start for span in sorted([*images.spans, *audio.spans])]
     assert [s in {span.start for span in images.spans} for s in starts] == [True, False] * 3
-    assert inputs.usage.video == 3 * (OmniConfig().resampler.num_tokens + 2) + 30 + 3 * 2
+    assert inputs.usage.video == 3 * (NanoConfig().resampler.num_tokens + 2) + 30 + 3 * 2
 
 
 def test_a_foreign_tokenizer_is_refused(tmp_path) -> None:

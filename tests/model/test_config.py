@@ -7,16 +7,16 @@ import json
 import pytest
 
 from minicpm_o.errors import CheckpointError
-from minicpm_o.model.config import OmniConfig, tiny
+from minicpm_o.model.config import NanoConfig, tiny
 
 
-@pytest.mark.parametrize("config", [OmniConfig(), tiny()], ids=["nano", "tiny"])
-def test_saved_is_loaded(config: OmniConfig) -> None:
-    assert OmniConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+@pytest.mark.parametrize("config", [NanoConfig(), tiny()], ids=["nano", "tiny"])
+def test_saved_is_loaded(config: NanoConfig) -> None:
+    assert NanoConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_unknown_keys_are_refused() -> None:
-    values = OmniConfig().to_dict()
+    values = NanoConfig().to_dict()
     values["language"]["num_layers"] = 3
     with pytest.raises(CheckpointError, match=r"LanguageConfig does not know \['num_layers'\]"):
-        OmniConfig.from_dict(values)
+        NanoConfig.from_dict(values)

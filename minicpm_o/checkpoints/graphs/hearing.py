@@ -28,12 +28,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import OptionError
-from ...model.config import HearingConfig, OmniConfig
+from ...model.config import HearingConfig, NanoConfig
 from ...rates import AUDIO_POOL
 from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, pack_nbits, take
 
 
-def build_encoder(weights: Mapping[str, np.ndarray], config: OmniConfig, path: Path, *, bits: int | None = None,
+def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                   block_size: int = 32) -> None:
     """Write the encoder's graph. bits 8 or 4 quantise its matrices (not its convolutions), None keeps float32.
 
@@ -53,7 +53,7 @@ def build_encoder(weights: Mapping[str, np.ndarray], config: OmniConfig, path: P
     graph.save(path, external=True)
 
 
-def build_projector(connector: Mapping[str, np.ndarray], config: OmniConfig, path: Path, *, bits: int | None = None,
+def build_projector(connector: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                     block_size: int = 32) -> None:
     """Write the graph of `model.encoders.projector`: norm, five frames side by side, two layers.
 
@@ -75,7 +75,7 @@ def build_projector(connector: Mapping[str, np.ndarray], config: OmniConfig, pat
     graph.save(path)
 
 
-def build_cross(weights: Mapping[str, np.ndarray], config: OmniConfig, path: Path, *, bits: int | None = None,
+def build_cross(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                 block_size: int = 32) -> None:
     """Write the graph that turns what was heard into keys and values of every decoder layer, once per window.
 
@@ -98,7 +98,7 @@ def build_cross(weights: Mapping[str, np.ndarray], config: OmniConfig, path: Pat
     graph.save(path, external=True)
 
 
-def build_recogniser(weights: Mapping[str, np.ndarray], config: OmniConfig, path: Path, *, bits: int | None = None,
+def build_recogniser(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                      block_size: int = 32) -> None:
     """Write the decoder's graph. bits 8 quantises its matrices and shares the word table with the head.
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CheckpointError
-from ...model.config import OmniConfig, VisionConfig
+from ...model.config import NanoConfig, VisionConfig
 from ...model.encoders.efficientnet_stages import NORM_EPS, STEM_CHANNELS, BlockSpec, block_specs, same_padding
 from ...model.encoders.positions import grid_distances, sincos_2d
 from .builder import FLOAT, GraphBuilder, check_bits, take
 
 
-def build_vision(backbone: Mapping[str, np.ndarray], connector: Mapping[str, np.ndarray], config: OmniConfig,
+def build_vision(backbone: Mapping[str, np.ndarray], connector: Mapping[str, np.ndarray], config: NanoConfig,
                  path: Path, *, bits: int | None = None, block_size: int = 32) -> None:
     """Write the graph, and its tensors to `path` + ".data".
 
@@ -128,7 +128,7 @@ def classify(graph: GraphBuilder, backbone: Mapping[str, np.ndarray], vision: Vi
 class Resampling:
     """Writes the nodes of `model.encoders.resampler.Resampler`, method by method as they stand there."""
 
-    def __init__(self, graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: OmniConfig, *,
+    def __init__(self, graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, *,
                  bits: int | None, block_size: int) -> None:
         self.graph, self.connector, self.config = graph, connector, config
         self.bits, self.block_size = bits, block_size

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...rates import AUDIO_POOL
-from ..config import OmniConfig
+from ..config import NanoConfig
 
 
 class AudioProjector(nn.Module):
     """encoder_out (B, F2, E), F2 a multiple of AUDIO_POOL -> tokens (B, F2 / AUDIO_POOL, D)."""
 
-    def __init__(self, config: OmniConfig) -> None:
+    def __init__(self, config: NanoConfig) -> None:
         super().__init__()
         hearing, width = config.hearing, config.language.width
         self.norm = nn.LayerNorm(hearing.width)

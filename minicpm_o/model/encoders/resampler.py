@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import OmniConfig
+from ..config import NanoConfig
 from .positions import grid_distances, sincos_2d
 
 
 class Resampler(nn.Module):
     """features (B, P, E), class_logits (B, 1000) of the mean feature -> tokens (B, Q, D)."""
 
-    def __init__(self, config: OmniConfig) -> None:
+    def __init__(self, config: NanoConfig) -> None:
         super().__init__()
         vision, shape, width = config.vision, config.resampler, config.language.width
         self.num_words, self.num_global, self.heads = shape.num_words, shape.num_global, shape.heads

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import MiniCPMOError
 from ...inputs.text import Tokenizer
-from ...model.config import OmniConfig
+from ...model.config import NanoConfig
 from .chat import open_mind, prepare_chat, prepare_language
 from .colours import open_classes, prepare_colours
 from .hearing import open_ears, prepare_hearing
@@ -35,7 +35,7 @@ class Options:
     wordnet: Path
     threads: int
     limit: int | None
-    config: OmniConfig
+    config: NanoConfig
 
 
 def _texts(options: Options) -> None:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)
     voices = tuple(dict.fromkeys(name.strip() for name in given.voices.split(",") if name.strip()))
-    options = Options(given.data, given.out, voices, given.wordnet, given.threads, given.limit, OmniConfig())
+    options = Options(given.data, given.out, voices, given.wordnet, given.threads, given.limit, NanoConfig())
     try:
         for name, stage in STAGES.items():
             if not given.only or name in given.only:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicpm_o.model.config import LanguageConfig, OmniConfig, tiny
+from minicpm_o.model.config import LanguageConfig, NanoConfig, tiny
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -34,13 +34,13 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def omni() -> OmniConfig:
+def omni() -> NanoConfig:
     """The tiny model."""
     return tiny()
 
 
 @pytest.fixture(scope="session")
-def llama(omni: OmniConfig):
+def llama(omni: NanoConfig):
     """A random LlamaForCausalLM of the tiny language config."""
     pytest.importorskip("torch").manual_seed(0)
     transformers = pytest.importorskip("transformers")
@@ -56,7 +56,7 @@ def llama(omni: OmniConfig):
 
 
 @pytest.fixture(scope="session")
-def whisper(omni: OmniConfig):
+def whisper(omni: NanoConfig):
     """A random WhisperForConditionalGeneration of the tiny hearing config."""
     pytest.importorskip("torch").manual_seed(0)
     transformers = pytest.importorskip("transformers")

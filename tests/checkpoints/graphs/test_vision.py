@@ -7,7 +7,7 @@ import pytest
 
 from minicpm_o.checkpoints.graphs.vision import build_eye, build_vision
 from minicpm_o.errors import CheckpointError
-from minicpm_o.model.config import OmniConfig, VisionConfig
+from minicpm_o.model.config import NanoConfig, VisionConfig
 
 VARIANTS = {"lite0": VisionConfig(variant="lite0", image_px=64, grid=2, width=24, num_classes=20),
             "lite2": VisionConfig(variant="lite2", image_px=72, grid=3, width=24, num_classes=20)}
@@ -31,7 +31,7 @@ def random_backbone(vision: VisionConfig):
     return module.eval()
 
 
-def random_resampler(config: OmniConfig):
+def random_resampler(config: NanoConfig):
     torch = pytest.importorskip("torch")
     from minicpm_o.model.encoders.resampler import Resampler
 
