@@ -3,12 +3,19 @@
 Knows no model. The graphs stay readable by onnxruntime 1.20 and later on every platform, so only operators of
 opset 20 and of onnxruntime's own `com.microsoft` domain are written.
 
+Matrices are rounded a few rows at a time, and `GraphBuilder.streaming` writes each large tensor to the .data
+file as it comes: a graph of many gigabytes is built in the memory that its largest packed matrix takes.
+
 Source: MatMulNBits as onnxruntime's ContribOperators.md defines it (blocks along the input width, low nibble first).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +42,51 @@ EXTERNAL_ALIGN_BYTES = 4096
 INT8_ACCURACY = 4
 """MatMulNBits accuracy_level: activations are rounded to int8 per block, and the products are whole numbers."""
 
+NUMBERS_AT_ONCE = 1 << 18
+"""Weights that are rounded in one go: their float32 copies stay in a core's cache, which is several times as quick."""
+
+Matrix = np.ndarray | Sequence[np.ndarray]
+"""A matrix (out, in) of any float type, or its parts in order, one below the other."""
+
+
+@dataclass(frozen=True)
+class MatrixError:
+    """What rounding cost one matrix."""
+
+    graph: str
+    matrix: str
+    bits: int
+    shape: tuple[int, int]
+    relative_error: float
+    """Root of the summed squares of what changed, over that of the weights."""
+
+
+_LISTENER: ContextVar[Callable[[MatrixError], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def hearing_errors(hear: Callable[[MatrixError], None]) -> Iterator[None]:
+    """Inside the block `hear` is told of every matrix that any builder rounds."""
+    token = _LISTENER.set(hear)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
 
 def take(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
     """The named tensor as float32, of the shape the config promises.
 
     Raises CheckpointError if it is absent or of another shape: a graph of the wrong tensors would run and talk rubbish.
     """
+    return np.asarray(take_raw(weights, name, shape), dtype=np.float32)
+
+
+def take_raw(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
+    """As `take`, in the type that it is stored in: what is rounded row by row need not be held as float32."""
     if name not in weights:
         raise CheckpointError(f"the weights have no tensor {name!r} {tuple(shape)}; they are not of this model")
-    tensor = np.asarray(weights[name], dtype=np.float32)
+    tensor = weights[name]
     if tensor.shape != tuple(shape):
         raise CheckpointError(f"tensor {name!r} has shape {tensor.shape}, the config says {tuple(shape)}")
     return tensor
@@ -67,7 +110,7 @@ def to_blocks(weight: np.ndarray, block_size: int) -> np.ndarray:
 
 
 def pack_nbits(
-    weight: np.ndarray, bits: int, block_size: int, *, symmetric: bool | None = None
+    weight: Matrix, bits: int, block_size: int, *, symmetric: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Round a matrix to whole numbers of 4 or 8 bits, one scale (and zero point) per block of inputs.
 
@@ -75,17 +118,69 @@ def pack_nbits(
     (out, ceil(blocks * bits / 8)) uint8, or None when symmetric (all are 2**(bits-1)). Default: 8 bits symmetric,
     4 bits with zero points, since sixteen steps are too few to waste on the empty side of a lopsided block.
     """
+    packed, scales, zeros, _ = pack_measured(weight, bits, block_size, symmetric=symmetric)
+    return packed, scales, zeros
+
+
+def pack_measured(
+    weight: Matrix, bits: int, block_size: int, *, symmetric: bool | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, float]:
+    """As `pack_nbits`, and the relative error of the rounding. A few rows are held as float32 at a time."""
     check_bits(bits, block_size)
     if symmetric is None:
         symmetric = bits == 8
-    blocks = to_blocks(weight, block_size)
-    scales, zeros = symmetric_grid(blocks, bits) if symmetric else lopsided_grid(blocks, bits)
+    rows, columns = matrix_shape(weight)
+    blocks = -(-columns // block_size)
+    packed = np.empty((rows, blocks, block_size * bits // 8), dtype=np.uint8)
+    scales = np.empty((rows, blocks), dtype=np.float32)
+    zeros = None if symmetric else np.empty((rows, -(-blocks * bits // 8)), dtype=np.uint8)
+    squares = np.zeros(2)
+    for start, piece in row_pieces(weight):
+        at = slice(start, start + len(piece))
+        levels, scales[at], middles, found = round_blocks(to_blocks(piece, block_size), bits, symmetric)
+        packed[at] = fold_nibbles(levels, bits)
+        if zeros is not None:
+            zeros[at] = fold_nibbles(middles, bits)
+        squares += found
+    lost, whole = squares
+    return packed, scales, zeros, float(np.sqrt(lost / whole)) if whole else 0.0
+
+
+def round_blocks(
+    blocks: np.ndarray, bits: int, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
+    """(rows, blocks, block_size) float32 to levels uint8, scales and zero points uint8 (rows, blocks), and the sums of
+    squares of what is lost and of what was there."""
+    scales, middles = symmetric_grid(blocks, bits) if symmetric else lopsided_grid(blocks, bits)
     levels = np.rint(blocks / scales[..., None])
-    levels += zeros[..., None]
-    packed = np.clip(levels, 0, 2**bits - 1, out=levels).astype(np.uint8)
-    if symmetric:
-        return fold_nibbles(packed, bits), scales, None
-    return fold_nibbles(packed, bits), scales, fold_nibbles(zeros.astype(np.uint8), bits)
+    levels += middles[..., None]
+    np.clip(levels, 0, 2**bits - 1, out=levels)
+    whole = levels.astype(np.uint8)
+    levels -= middles[..., None]
+    levels *= scales[..., None]
+    levels -= blocks
+    return whole, scales, middles.astype(np.uint8), (_sum_of_squares(levels), _sum_of_squares(blocks))
+
+
+def matrix_shape(weight: Matrix) -> tuple[int, int]:
+    """(out, in) of a matrix that may come in parts."""
+    parts = [weight] if isinstance(weight, np.ndarray) else weight
+    return sum(part.shape[0] for part in parts), parts[0].shape[1]
+
+
+def row_pieces(weight: Matrix) -> Iterator[tuple[int, np.ndarray]]:
+    """The matrix as float32, a few rows at a time, each piece with the number of its first row."""
+    first = 0
+    for part in [weight] if isinstance(weight, np.ndarray) else weight:
+        step = max(1, NUMBERS_AT_ONCE // part.shape[1])
+        for start in range(0, len(part), step):
+            yield first + start, np.asarray(part[start : start + step], dtype=np.float32)
+        first += len(part)
+
+
+def _sum_of_squares(numbers: np.ndarray) -> float:
+    flat = numbers.reshape(-1)
+    return float(np.dot(flat, flat))
 
 
 def symmetric_grid(blocks: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +240,26 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._tensors: dict[str, np.ndarray] = {}
+        self._tensors: dict[str, np.ndarray | TensorProto] = {}
+        """By name; what was streamed is represented by what points at it."""
+        self._stream: DataFile | None = None
+
+    @classmethod
+    @contextmanager
+    def streaming(cls, name: str, path: Path) -> Iterator[GraphBuilder]:
+        """A builder that writes large tensors to `path` + ".data" at once, and the graph to `path` at the end.
+
+        If the block fails, what was written is removed.
+        """
+        graph = cls(name)
+        graph._stream = DataFile(path)
+        try:
+            yield graph
+            graph.save(path)
+        except BaseException:
+            graph._stream.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         """Declare a graph input; strings name axes of free length."""
@@ -158,9 +272,16 @@ class GraphBuilder:
         return name
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Keep a tensor in the file. The same name again must be the same tensor, which is then shared."""
+        """Keep a tensor in the file. The same name again must be the same tensor, which is then shared.
+
+        A large tensor that is streamed is gone once it is written, so its name cannot come twice.
+        """
+        if self._stream is not None and name not in self._tensors and array.nbytes >= EXTERNAL_MIN_BYTES:
+            self._tensors[name] = self._stream.add(name, array)
+            return name
         known = self._tensors.setdefault(name, array)
-        if known is not array and not (known.dtype == array.dtype and np.array_equal(known, array)):
+        if known is not array and (isinstance(known, TensorProto) or known.dtype != array.dtype
+                                   or not np.array_equal(known, array)):
             raise ValueError(f"two tensors are named {name!r}")
         return name
 
@@ -183,13 +304,16 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(op, list(inputs), list(outs), name=name, domain=domain, **attributes))
         return list(outs)
 
-    def linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str, *, bits: int | None,
+    def linear(self, x: str, weight: Matrix, bias: np.ndarray | None, name: str, *, bits: int | None,
                block_size: int = 32, out: str | None = None) -> str:
         """x (..., in) times weight (out, in) transposed, plus bias (out,); quantised at `bits`, float32 when None."""
         if bits is None:
             return self._float_linear(x, weight, bias, name, out)
-        packed, scales, zeros = pack_nbits(weight, bits, block_size)
-        return self.matmul_nbits(x, packed, scales, zeros, bias, name, bits=bits, columns=weight.shape[1], out=out)
+        rows, columns = matrix_shape(weight)
+        packed, scales, zeros, error = pack_measured(weight, bits, block_size)
+        if (hear := _LISTENER.get()) is not None:
+            hear(MatrixError(self.name, name, bits, (rows, columns), error))
+        return self.matmul_nbits(x, packed, scales, zeros, bias, name, bits=bits, columns=columns, out=out)
 
     def matmul_nbits(self, x: str, packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None,
                      bias: np.ndarray | None, name: str, *, bits: int, columns: int, out: str | None = None) -> str:
@@ -202,8 +326,11 @@ class GraphBuilder:
         return self.node("MatMulNBits", inputs, name, out=out, domain=MICROSOFT, K=columns, N=packed.shape[0],
                          bits=bits, block_size=packed.shape[2] * 8 // bits, accuracy_level=INT8_ACCURACY)
 
-    def _float_linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str, out: str | None) -> str:
-        matrix = self.constant(f"{name}.weight", np.ascontiguousarray(weight.T))
+    def _float_linear(self, x: str, weight: Matrix, bias: np.ndarray | None, name: str, out: str | None) -> str:
+        turned = np.empty(matrix_shape(weight)[::-1], dtype=np.float32)
+        for start, piece in row_pieces(weight):
+            turned[:, start : start + len(piece)] = piece.T
+        matrix = self.constant(f"{name}.weight", turned)
         if bias is None:
             return self.node("MatMul", [x, matrix], name, out=out)
         product = self.node("MatMul", [x, matrix], f"{name}.product")
@@ -217,26 +344,37 @@ class GraphBuilder:
 
     def save(self, path: Path, *, external: bool = False) -> None:
         """Write the graph to `path`; with `external`, larger tensors go to `path` + ".data" and can be mapped."""
-        tensors = self._external_tensors(path) if external else [numpy_helper.from_array(a, n)
-                                                                 for n, a in self._tensors.items()]
+        data = DataFile(path) if external and self._stream is None else None
+        tensors = [_proto(name, tensor, data) for name, tensor in self._tensors.items()]
         graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, tensors)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="minicpm-o")
         path.write_bytes(model.SerializeToString(deterministic=True))
 
-    def _external_tensors(self, path: Path) -> list[TensorProto]:
-        """Write the large tensors, one after the other and page by page, and return what points at them."""
-        data_path = path.with_name(path.name + ".data")
-        protos = []
-        with data_path.open("wb") as file:
-            for name, array in self._tensors.items():
-                if array.nbytes < EXTERNAL_MIN_BYTES:
-                    protos.append(numpy_helper.from_array(array, name))
-                    continue
-                offset = file.seek(-(-file.tell() // EXTERNAL_ALIGN_BYTES) * EXTERNAL_ALIGN_BYTES)
-                file.write(np.ascontiguousarray(array).data)
-                protos.append(external_proto(name, array, data_path.name, offset))
-        return protos
+
+class DataFile:
+    """The .data file of a graph: tensors one after the other, each from the start of a page."""
+
+    def __init__(self, graph_path: Path) -> None:
+        self.path = graph_path.with_name(graph_path.name + ".data")
+        self.path.write_bytes(b"")
+
+    def add(self, name: str, array: np.ndarray) -> TensorProto:
+        """Write a tensor at the end, and return what points at it."""
+        with self.path.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            offset = file.seek(-(-end // EXTERNAL_ALIGN_BYTES) * EXTERNAL_ALIGN_BYTES)
+            file.write(np.ascontiguousarray(array).data)
+        return external_proto(name, array, self.path.name, offset)
+
+
+def _proto(name: str, tensor: np.ndarray | TensorProto, data: DataFile | None) -> TensorProto:
+    """A tensor as the graph's file holds it: there already, in the .data file if it is large, else with its numbers."""
+    if isinstance(tensor, TensorProto):
+        return tensor
+    if data is not None and tensor.nbytes >= EXTERNAL_MIN_BYTES:
+        return data.add(name, tensor)
+    return numpy_helper.from_array(tensor, name)
 
 
 def external_proto(name: str, array: np.ndarray, location: str, offset: int) -> TensorProto:
