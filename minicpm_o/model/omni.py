@@ -21,7 +21,7 @@ from .encoders.projector import AudioProjector
 from .encoders.resampler import Resampler
 from .fusion.scatter import scatter_features
 from .fusion.spans import Span
-from .language.llama import build_llama
+from .language.decoder import build_decoder
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class OmniModel(nn.Module):
         self.config = config
         self.marker_ids = tuple(marker_ids)
         self.connectors = Connectors(config, len(marker_ids))
-        self.language: nn.Module = build_llama(config.language)
+        self.language: nn.Module = build_decoder(config.language)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (..., T) -> (..., T, D), media markers from their own table."""

@@ -76,6 +76,31 @@ class KVCache:
             mine[:, :, start : other.length] = theirs[:, :, start : other.length]
         self.length = other.length
 
+    def cut(self, start: int, stop: int) -> CacheSlice:
+        """A copy of the tokens from position start up to stop; see `paste`."""
+        if not 0 <= start <= stop <= self.length:
+            raise OptionError(f"cannot copy tokens {start} to {stop} of a cache that holds {self.length}")
+        return CacheSlice([array[:, :, start:stop].copy() for array in self.arrays], start)
+
+    def paste(self, piece: CacheSlice, rope_theta: float) -> None:
+        """Append tokens that were cut at another position: their keys are turned to the positions they get now.
+
+        Exact for a token's own position; what it saw when it was read does not change.
+        """
+        self.make_room(piece.length)
+        stop = self.length + piece.length
+        turn = self.length - piece.start
+        for index, array in enumerate(self.arrays):
+            part = piece.arrays[index]
+            array[:, :, self.length : stop] = turn_keys(part, turn, rope_theta) if index % 2 == 0 else part
+        self.length = stop
+
+    def remove(self, start: int, length: int, rope_theta: float) -> None:
+        """Forget tokens in the middle; those after them move up."""
+        tail = self.cut(start + length, self.length)
+        self.truncate(start)
+        self.paste(tail, rope_theta)
+
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` tokens, at most the limit; layer by layer, so that little is held twice.
 
@@ -99,6 +124,29 @@ class KVCache:
                                    f"{self.limit} are taken; shorten the conversation or the media")
         if needed > self.capacity:
             self.grow(min(self.limit, max(needed, 2 * self.capacity)))
+
+
+@dataclass(frozen=True)
+class CacheSlice:
+    """Tokens cut out of a cache: keys and values by layer, and the position of the first."""
+
+    arrays: list[np.ndarray]
+    start: int
+
+    @property
+    def length(self) -> int:
+        return int(self.arrays[0].shape[2])
+
+
+def turn_keys(keys: np.ndarray, turn: int, rope_theta: float) -> np.ndarray:
+    """Keys (..., K) whose rotary positions (arXiv:2104.09864, half by half) move by `turn`; below 0 to the front."""
+    if turn == 0:
+        return keys
+    half = keys.shape[-1] // 2
+    angles = turn * rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    first, second = keys[..., :half], keys[..., half:]
+    return np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 
 
 def _move(source: list[np.ndarray], target: list[np.ndarray], length: int) -> None:

@@ -102,9 +102,9 @@ def open_mind(weights: Path, tokenizer: Tokenizer, config: AnswerConfig = Answer
     import torch
     from safetensors.torch import load_file
 
-    from ...model.language.llama import build_llama
+    from ...model.language.decoder import build_decoder
 
-    model, end = build_llama(LanguageConfig()).eval(), tokenizer.special.im_end
+    model, end = build_decoder(LanguageConfig()).eval(), tokenizer.special.im_end
     lacking = set(model.load_state_dict(load_file(str(weights)), strict=False).missing_keys) - {"lm_head.weight"}
     if lacking:
         raise CheckpointError(f"{weights} lacks {sorted(lacking)[:3]}; delete it, it is made again from the part")

@@ -1,0 +1,190 @@
+"""The language model in torch behind the interface of `engine`: the same conversations on CPU, CUDA or MPS.
+
+Numpy in and out, so that sampling, sessions and streams are written once for both runtimes. Letters: T tokens of a run,
+D language width, V vocabulary, K head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ContextFullError, OptionError
+from ..model.config import LanguageConfig
+from .engine import PREFILL_CHUNK_TOKENS, Step
+
+
+def out_of_memory(error: torch.cuda.OutOfMemoryError, doing: str) -> ContextFullError:
+    """The sentence for a GPU that has no room left in the middle of an answer."""
+    return ContextFullError(f"the GPU has no memory left while {doing} ({str(error).split('.')[0]}); shorten the "
+                            f"conversation, send fewer or smaller pictures, or load the model with fewer bits")
+
+
+@dataclass(eq=False)
+class TorchCache:
+    """Keys and values of the tokens already read, on the model's device; the interface is that of `cache.KVCache`."""
+
+    cache: Any
+    """transformers' DynamicCache."""
+    limit: int
+    """Most tokens that it may grow to: the context window."""
+    bindings: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def length(self) -> int:
+        return int(self.cache.get_seq_length())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self._layers() for tensor in (layer.keys, layer.values))
+
+    def _layers(self) -> list[Any]:
+        return [layer for layer in self.cache.layers if getattr(layer, "keys", None) is not None]
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from position `length` on."""
+        if not 0 <= length <= self.length:
+            raise OptionError(f"cannot cut the cache back to {length} tokens; it holds {self.length}")
+        for layer in self._layers():
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+
+    def copy(self) -> TorchCache:
+        """An independent cache with the same tokens."""
+        return TorchCache(copy.deepcopy(self.cache), self.limit)
+
+    def take_tail(self, other: TorchCache, start: int) -> None:
+        """Become equal to another cache that holds the same tokens before `start`."""
+        if self.length < start or other.length < start:
+            raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
+                              f"{other.length}")
+        self.cache = copy.deepcopy(other.cache)
+
+    def cut(self, start: int, stop: int) -> TorchSlice:
+        """A copy of the tokens from position start up to stop; see `paste`."""
+        if not 0 <= start <= stop <= self.length:
+            raise OptionError(f"cannot copy tokens {start} to {stop} of a cache that holds {self.length}")
+        return TorchSlice([(layer.keys[:, :, start:stop].clone(), layer.values[:, :, start:stop].clone())
+                           for layer in self._layers()], start)
+
+    def paste(self, piece: TorchSlice, rope_theta: float) -> None:
+        """Append tokens that were cut at another position: their keys are turned to the positions they get now."""
+        self.make_room(piece.length)
+        turn = self.length - piece.start
+        for layer, (keys, values) in zip(self._layers(), piece.pairs, strict=True):
+            layer.keys = torch.cat([layer.keys, turn_keys(keys, turn, rope_theta)], dim=2)
+            layer.values = torch.cat([layer.values, values], dim=2)
+
+    def remove(self, start: int, length: int, rope_theta: float) -> None:
+        """Forget tokens in the middle; those after them move up."""
+        tail = self.cut(start + length, self.length)
+        self.truncate(start)
+        self.paste(tail, rope_theta)
+
+    def make_room(self, num_tokens: int) -> None:
+        """Raises ContextFullError when `num_tokens` more do not fit the context window."""
+        if self.length + num_tokens > self.limit:
+            raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
+                                   f"{self.limit} are taken; shorten the conversation or the media")
+
+
+@dataclass(frozen=True)
+class TorchSlice:
+    """Tokens cut out of a cache: keys and values by layer, and the position of the first."""
+
+    pairs: list[tuple[Tensor, Tensor]]
+    start: int
+
+    @property
+    def length(self) -> int:
+        return int(self.pairs[0][0].shape[2])
+
+
+def turn_keys(keys: Tensor, turn: int, rope_theta: float) -> Tensor:
+    """Keys (..., K) whose rotary positions (half by half) are moved by `turn`; angles in double precision."""
+    if turn == 0:
+        return keys
+    half = keys.shape[-1] // 2
+    angles = turn * rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    cosine, sine = (wave.to(keys.device, torch.float32) for wave in (angles.cos(), angles.sin()))
+    first, second = keys[..., :half].float(), keys[..., half:].float()
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(keys.dtype)
+
+
+class TorchEngine:
+    """A transformers decoder at run time. Holds no conversation: any number of caches may be used in turn."""
+
+    def __init__(self, language: Any, config: LanguageConfig) -> None:
+        self.language = language.eval()
+        self.config = config
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that a cache can hold."""
+        return self.config.context_tokens
+
+    def new_cache(self, capacity: int = 512) -> TorchCache:
+        """An empty cache; it grows as tokens come."""
+        from transformers import DynamicCache
+
+        if capacity < 1:
+            raise OptionError(f"capacity is {capacity} tokens; it must be 1 or more")
+        return TorchCache(DynamicCache(), self.context_tokens)
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(T,) token ids to (T, D) float32."""
+        table = self.language.get_input_embeddings().weight
+        rows = torch.as_tensor(np.asarray(ids, dtype=np.int64).reshape(-1), device=table.device)
+        if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < len(table)):
+            raise OptionError(f"token ids must lie within 0 and {len(table) - 1}; these span {int(rows.min())} to "
+                              f"{int(rows.max())}")
+        return to_numpy(table[rows])
+
+    def prefill(self, embeds: np.ndarray, cache: TorchCache) -> Step:
+        """Read embeds (T, D), T >= 1, into the cache; logits of the last token, hidden states of all T.
+
+        Raises ContextFullError, with the cache as it was, when they do not fit.
+        """
+        steps = list(self.prefill_chunks(embeds, cache))
+        return Step(steps[-1].logits, np.concatenate([step.hidden for step in steps]))
+
+    def prefill_chunks(self, embeds: np.ndarray, cache: TorchCache) -> Iterator[Step]:
+        """As prefill, one Step per chunk."""
+        embeds = np.asarray(embeds, dtype=np.float32)
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
+            raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
+        cache.make_room(len(embeds))
+        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
+                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
+
+    def decode(self, token_id: int, cache: TorchCache) -> Step:
+        """Read one token. Raises ContextFullError when the context window is full."""
+        cache.make_room(1)
+        return self._run(self.embed([token_id]), cache)
+
+    @torch.inference_mode()
+    def _run(self, embeds: np.ndarray, cache: TorchCache) -> Step:
+        weight = self.language.get_input_embeddings().weight
+        start = cache.length
+        positions = torch.arange(start, start + len(embeds), device=weight.device)[None]
+        try:
+            hidden = self.language.model(
+                inputs_embeds=torch.from_numpy(embeds).to(weight.device, weight.dtype)[None], position_ids=positions,
+                past_key_values=cache.cache, use_cache=True,
+            ).last_hidden_state                                             # (1, T, D)
+            logits = self.language.lm_head(hidden[:, -1])                   # (1, V)
+        except torch.cuda.OutOfMemoryError as error:
+            cache.truncate(start)
+            raise out_of_memory(error, f"reading {len(embeds)} tokens after {start}") from error
+        return Step(to_numpy(logits[0]), to_numpy(hidden[0]))
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Any tensor as a float32 array."""
+    return tensor.detach().float().cpu().numpy()
