@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minicpm_o.checkpoints.graphs.builder import FLOAT, GraphBuilder, pack_nbits, take, unpack_nbits
+from minicpm_o.checkpoints.graphs import builder
+from minicpm_o.checkpoints.graphs.builder import (
+    FLOAT,
+    GraphBuilder,
+    hearing_errors,
+    pack_nbits,
+    take,
+    unpack_nbits,
+)
 from minicpm_o.errors import CheckpointError, OptionError
 
 
@@ -111,3 +119,65 @@ def test_absent_and_misshapen_tensors_are_named():
 def test_bits_and_blocks_that_do_not_run_are_refused(bits, block_size, words):
     with pytest.raises(OptionError, match=words):
         pack_nbits(np.zeros((2, 64), dtype=np.float32), bits, block_size)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_parts_of_a_matrix_a_few_rows_at_a_time_are_the_matrix(rng, monkeypatch, bits):
+    weight = rng.normal(size=(50, 70)).astype(np.float16)
+    whole = pack_nbits(weight.astype(np.float32), bits, 16)
+    monkeypatch.setattr(builder, "NUMBERS_AT_ONCE", 7 * 70)  # 7 rows, which divide neither part
+    for got, expected in zip(pack_nbits([weight[:31], weight[31:]], bits, 16), whole, strict=True):
+        assert (got is None and expected is None) or (got == expected).all()
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_a_streamed_graph_is_the_same_file(rng, tmp_path, bits):
+    weight, bias = rng.normal(size=(64, 64)).astype(np.float32), rng.normal(size=64).astype(np.float32)
+
+    def fill(graph):
+        graph.input("x", FLOAT, ["rows", 64])
+        graph.output("y", FLOAT, ["rows", 64])
+        graph.linear("x", weight, bias, "first", bits=bits, out="h")
+        graph.linear("h", weight, bias, "second", bits=bits, out="y")
+
+    for folder in ("held", "streamed"):
+        (tmp_path / folder).mkdir()
+    held = GraphBuilder("two")
+    fill(held)
+    held.save(tmp_path / "held" / "two.onnx", external=True)
+    with GraphBuilder.streaming("two", tmp_path / "streamed" / "two.onnx") as streamed:
+        fill(streamed)
+        assert (tmp_path / "streamed" / "two.onnx.data").stat().st_size > 4000, "nothing was written yet"
+    for name in ("two.onnx", "two.onnx.data"):
+        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
+
+
+def test_a_stream_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), GraphBuilder.streaming("half", tmp_path / "half.onnx") as graph:
+        graph.constant("w", np.zeros(1000, dtype=np.float32))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_streamed_tensor_cannot_come_twice(tmp_path):
+    large = np.zeros(1000, dtype=np.float32)
+    with (pytest.raises(ValueError, match="two tensors are named 'w'"),
+          GraphBuilder.streaming("twice", tmp_path / "twice.onnx") as graph):
+        graph.constant("w", large)
+        graph.constant("w", large)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_errors_of_rounding_are_told(rng, bits):
+    weight = rng.normal(size=(24, 100)).astype(np.float32)
+    heard = []
+    with hearing_errors(heard.append):
+        GraphBuilder("g").linear("x", weight, None, "m", bits=bits)
+        GraphBuilder("g").linear("x", weight, None, "m", bits=None)
+    GraphBuilder("g").linear("x", weight, None, "m", bits=bits)
+    rounded = unpack_nbits(*pack_nbits(weight, bits, 32), bits, 100)
+    expected = np.linalg.norm(rounded - weight) / np.linalg.norm(weight)
+    (error,) = heard
+    assert (error.graph, error.matrix, error.bits, error.shape) == ("g", "m", bits, (24, 100))
+    assert error.relative_error == pytest.approx(expected, rel=1e-3)
+    assert 0 < error.relative_error < (0.2 if bits == 4 else 0.01)
