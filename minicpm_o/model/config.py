@@ -235,6 +235,23 @@ class TalkerConfig(Config):
 
 
 @dataclass(frozen=True)
+class DvaeConfig(Config):
+    """DVAE of 2.6: four codes to two mel frames. The checkpoints never say these numbers; they are the class's own."""
+
+    latent_width: int = 512
+    """Of one group's features, and of what the decoder gives back."""
+    width: int = 256
+    bottleneck: int = 128
+    layers: int = 12
+    levels: tuple[int, ...] = (5, 5, 5, 5)
+    """Steps of each number that a code stands for; their product is the number of codes."""
+    groups: int = 2
+    """Frames of mel that one step makes, each from codes of its own."""
+    residuals: int = 2
+    """Codes per group, each a quarter as coarse as the one before."""
+
+
+@dataclass(frozen=True)
 class ChatTTSConfig(Config):
     """ConditionalChatTTS of 2.6: text in chunks and a speaker vector to four codes a step."""
 
@@ -256,6 +273,7 @@ class ChatTTSConfig(Config):
     audio_chunk_tokens: int = 50
     norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    dvae: DvaeConfig = field(default_factory=DvaeConfig)
 
     @property
     def audio_eos(self) -> int:
