@@ -1,24 +1,27 @@
 """Several answers tried side by side, the best kept: beam search over the engine (scores after arXiv:1609.08144).
 
 For short answers whose whole matters more than how soon their first word comes, a picture's description above all:
-greedy decoding commits itself to the first word that is likely. The text comes at once at the end; until then every
-step yields an empty delta. Knows nothing of media or templates. Letters: V vocabulary.
+greedy decoding commits itself to the first word that is likely. With a temperature the continuations are drawn instead
+(beam-sample, the official checkpoints' default), from the scores of all beams together. The text comes at once at the
+end; until then every step yields an empty delta. Knows nothing of media or templates. Letters: V vocabulary.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import OptionError
 from .cache import KVCache
+from .decide import nucleus, top_k
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
 from .generate import Decoder, StopFilter, checked_stop, without
 from .generate import Generator as LanguageModel
+from .sampling import SamplingConfig, penalised
 
 MAX_BEAMS = 16
 
@@ -30,6 +33,8 @@ class BeamConfig:
     num_beams: int = 3
     length_penalty: float = 0.6
     """Scores are log-probabilities over length to this power: 0 favours short answers, 1 compares means."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Greedy: the likeliest continuations. With a temperature, continuations are drawn after its filters."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.num_beams, int) and 1 <= self.num_beams <= MAX_BEAMS):
@@ -108,7 +113,7 @@ def _search(engine: LanguageModel, cache: KVCache, first: Step, tokenizer: Decod
 def _steps(engine: LanguageModel, cache: KVCache, first: Step, config: BeamConfig, max_tokens: int,
            ends: frozenset[int], banned: np.ndarray, cancel: threading.Event) -> Generator[Event, None, _Found]:
     """Yields an empty delta a step; returns what was found."""
-    num_prompt = cache.length
+    num_prompt, rng = cache.length, config.sampling.rng()
     spare = [cache.copy() for _ in range(config.num_beams)]
     beams = [_Beam((), 0.0, spare.pop(), first.logits)]
     finished: list[tuple[float, tuple[int, ...]]] = []
@@ -117,7 +122,7 @@ def _steps(engine: LanguageModel, cache: KVCache, first: Step, config: BeamConfi
         if cancel.is_set():
             reason = "cancelled"
             break
-        children = _children(beams, banned, 2 * config.num_beams)
+        children = _children(beams, banned, 2 * config.num_beams, config.sampling, rng, len(ends) + 1)
         finished += [(config.score(child.log_probability, length), child.parent.ids)
                      for child in children if child.token_id in ends]
         chosen = [child for child in children if child.token_id not in ends][: config.num_beams]
@@ -132,15 +137,34 @@ def _steps(engine: LanguageModel, cache: KVCache, first: Step, config: BeamConfi
     return _Found(beams[0].ids, reason)
 
 
-def _children(beams: Sequence[_Beam], banned: np.ndarray, count: int) -> list[_Child]:
-    """The likeliest continuations of all beams by one token, the likeliest first."""
+def _children(beams: Sequence[_Beam], banned: np.ndarray, count: int, sampling: SamplingConfig,
+              rng: np.random.Generator, keep: int) -> list[_Child]:
+    """Continuations of all beams by one token, the likeliest first: the best `count`, or drawn where it is sampled."""
     found: list[_Child] = []
     for beam in beams:
-        scores = without(np.asarray(beam.logits, dtype=np.float64), banned)
-        top = np.argsort(scores)[-min(count, len(scores)) :]
-        total = scores.max() + np.log(np.exp(scores - scores.max()).sum())
-        found += [_Child(beam, int(i), beam.log_probability + float(scores[i] - total)) for i in top]
+        scores = _scores(beam, banned, sampling, keep)
+        possible = int(np.isfinite(scores).sum())
+        top = np.argsort(scores)[-min(possible if sampling.temperature else count, possible) :]
+        found += [_Child(beam, int(i), beam.log_probability + float(scores[i])) for i in top]
+    if sampling.temperature and len(found) > count:
+        found = [found[i] for i in _draw(np.array([child.log_probability for child in found]), count, rng)]
     return sorted(found, key=lambda child: -child.log_probability)[:count]
+
+
+def _scores(beam: _Beam, banned: np.ndarray, sampling: SamplingConfig, keep: int) -> np.ndarray:
+    """Log-probabilities (V,) float64 after the penalty and the filters, minus infinity where nothing may follow."""
+    logits = without(np.asarray(beam.logits, dtype=np.float64), banned)
+    scores = penalised(logits - logits.max() - np.log(np.exp(logits - logits.max()).sum()), beam.ids,
+                       sampling.repetition_penalty)
+    if not sampling.temperature:
+        return scores
+    kept = top_k(scores / sampling.temperature, max(sampling.top_k, keep) if sampling.top_k else 0)
+    return nucleus(kept, sampling.top_p, keep) if sampling.top_p < 1 else kept
+
+
+def _draw(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Places of `count` scores (log-probabilities), drawn without putting back: the highest after Gumbel noise."""
+    return np.argsort(-(scores + rng.gumbel(size=scores.shape)))[:count]
 
 
 def _read(engine: LanguageModel, beams: Sequence[_Beam], chosen: Sequence[_Child], spare: list[KVCache],

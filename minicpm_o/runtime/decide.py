@@ -111,13 +111,17 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     return np.where(scores < np.partition(scores, -k)[-k], np.float32(-np.inf), scores)
 
 
-def nucleus(scores: np.ndarray, p: float) -> np.ndarray:
-    """scores (V,) with what lies beyond the smallest likeliest set of probability p at minus infinity; 0 keeps all."""
+def nucleus(scores: np.ndarray, p: float, keep: int = 1) -> np.ndarray:
+    """scores (V,) with what lies beyond the smallest likeliest set of probability p at minus infinity; 0 keeps all.
+
+    The `keep` likeliest always stay.
+    """
     if p <= 0:
         return scores
     order = np.argsort(-scores, kind="stable")
     beyond = np.cumsum(softmax(scores[order])) > p
-    beyond[1:], beyond[0] = beyond[:-1].copy(), False  # the token that crosses p stays
+    beyond[1:] = beyond[:-1].copy()  # the token that crosses p stays
+    beyond[:keep] = False
     kept = scores.copy()
     kept[order[beyond]] = -np.inf
     return kept

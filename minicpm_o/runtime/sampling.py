@@ -58,7 +58,7 @@ def sample(logits: np.ndarray, history_ids: Iterable[int], config: SamplingConfi
     logits (V,) float, left as they are; history_ids: the tokens that the repetition penalty counts.
     Raises CheckpointError when the logits hold NaN or nothing possible: the weights or the graph are damaged.
     """
-    scores = _penalised(logits, history_ids, config.repetition_penalty)
+    scores = penalised(np.asarray(logits, dtype=np.float32), history_ids, config.repetition_penalty)
     top = float(scores.max())
     if not math.isfinite(top):
         raise CheckpointError("the language model returned logits without a finite maximum; its weights are damaged, "
@@ -69,9 +69,8 @@ def sample(logits: np.ndarray, history_ids: Iterable[int], config: SamplingConfi
     return int(ids[_draw(probabilities, rng)])
 
 
-def _penalised(logits: np.ndarray, history_ids: Iterable[int], penalty: float) -> np.ndarray:
-    """Divide positive and multiply negative logits of the tokens already said; a copy, float64 sums are not needed."""
-    scores = np.asarray(logits, dtype=np.float32)
+def penalised(scores: np.ndarray, history_ids: Iterable[int], penalty: float) -> np.ndarray:
+    """Divide positive and multiply negative scores (V,) of the tokens already said; a copy where there are any."""
     said = np.unique(np.fromiter(history_ids, dtype=np.int64)) if penalty != 1.0 else np.empty(0, np.int64)
     if said.size:
         scores = scores.copy()

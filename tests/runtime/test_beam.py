@@ -10,10 +10,12 @@ import pytest
 
 from minicpm_o.errors import OptionError
 from minicpm_o.model.config import tiny
+from minicpm_o.runtime import beam as beam_module
 from minicpm_o.runtime.beam import BeamConfig, search
 from minicpm_o.runtime.cache import KVCache
 from minicpm_o.runtime.engine import Step
 from minicpm_o.runtime.events import GenerationEnd, TextDelta
+from minicpm_o.runtime.sampling import SamplingConfig
 
 END, BANNED, PROMPT = 0, 1, (2, 3)
 LETTERS = {2: "p", 3: "q", 4: "a", 5: "b", 6: "c", 7: "d"}
@@ -130,3 +132,27 @@ def test_a_tail_is_taken_over_from_a_cache_with_the_same_beginning() -> None:
         np.testing.assert_array_equal(mine[:, :, : one.length], theirs[:, :, : other.length])
     with pytest.raises(OptionError, match="must hold the 9 common tokens"):
         one.take_tail(other, 9)
+
+
+def test_sampled_beams_follow_their_seed_and_their_filters() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    beam = beam_module._Beam((), 0.0, None, logits)  # type: ignore[arg-type]
+    nobody = np.empty(0, np.int64)
+
+    def drawn(sampling: SamplingConfig) -> list[int]:
+        return [child.token_id for child in beam_module._children([beam], nobody, 2, sampling, sampling.rng(), 2)]
+
+    first = {tuple(drawn(SamplingConfig(temperature=1.0, seed=seed))) for seed in range(40)}
+    assert len(first) > 3, "forty seeds drew nearly the same"
+    assert drawn(SamplingConfig(temperature=1.0, seed=7)) == drawn(SamplingConfig(temperature=1.0, seed=7))
+    for seed in range(40):
+        assert set(drawn(SamplingConfig(temperature=1.0, top_k=2, seed=seed))) == {0, 1}
+        assert set(drawn(SamplingConfig(temperature=1.0, top_p=0.6, seed=seed))) == {0, 1}
+
+
+def test_beams_without_a_temperature_heed_the_repetition_penalty() -> None:
+    logits = np.log(np.array([0.5, 0.4, 0.1], np.float32))
+    said = beam_module._Beam((0,), 0.0, None, logits)  # type: ignore[arg-type]
+    plain, strict = (beam_module._children([said], np.empty(0, np.int64), 1, sampling, sampling.rng(), 2)[0].token_id
+                     for sampling in (SamplingConfig(), SamplingConfig(repetition_penalty=2.0)))
+    assert (plain, strict) == (0, 1)
