@@ -78,6 +78,16 @@ def log_mel(waveform: np.ndarray, *, mel_bins: int = MEL_BINS) -> np.ndarray:
     Nothing is padded to 30 s. The loudest frame given sets the floor (8 decades below it), as in Whisper.
     Raises AudioError if the waveform is not one-dimensional or shorter than one hop (160 samples).
     """
+    decades = mel_decades(waveform, mel_bins=mel_bins)
+    log_mels: np.ndarray = (np.maximum(decades, decades.max() - 8.0) + 4.0) / 4.0
+    return log_mels
+
+
+def mel_decades(waveform: np.ndarray, *, mel_bins: int = MEL_BINS) -> np.ndarray:
+    """Common logarithm of the power in each mel bin, at least -10: (N,) to (M, N // 160) float32, not yet scaled.
+
+    The ends are mirrored. Raises AudioError as `log_mel` does.
+    """
     num_frames = _check_waveform(waveform, at_least=HOP_SAMPLES).shape[0] // HOP_SAMPLES
     padded = np.pad(waveform.astype(np.float32, copy=False), FFT_SAMPLES // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:num_frames]
@@ -86,9 +96,8 @@ def log_mel(waveform: np.ndarray, *, mel_bins: int = MEL_BINS) -> np.ndarray:
     for start in range(0, num_frames, 1000):                                # 1000 frames: bounded memory
         power = np.abs(np.fft.rfft(frames[start:start + 1000] * window)) ** 2
         mel[:, start:start + 1000] = filters @ power.T                      # (M, 201) @ (201, f) -> (M, f)
-    decades = np.log10(np.maximum(mel, 1e-10))
-    log_mels: np.ndarray = (np.maximum(decades, decades.max() - 8.0) + 4.0) / 4.0
-    return log_mels
+    decades: np.ndarray = np.log10(np.maximum(mel, 1e-10))
+    return decades
 
 
 @lru_cache(maxsize=4)

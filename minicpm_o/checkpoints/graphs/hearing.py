@@ -28,9 +28,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import OptionError
-from ...model.config import HearingConfig, NanoConfig
+from ...model.config import HearingConfig, NanoConfig, WhisperEncoderConfig
 from ...rates import AUDIO_POOL
 from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, pack_nbits, take
+
+EncoderShape = HearingConfig | WhisperEncoderConfig
+"""Whose encoder: nano's or the official models'; what they share is shared below (and in `whisper`)."""
 
 
 def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
@@ -123,11 +126,12 @@ def build_recogniser(weights: Mapping[str, np.ndarray], config: NanoConfig, path
     graph.save(path, external=True)
 
 
-def convolutions(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: HearingConfig) -> str:
+def convolutions(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: EncoderShape,
+                 prefix: str = "model.encoder.") -> str:
     """log_mel (1, M, F) -> (1, E, F2): the second of the two convolutions goes two frames at a time."""
     x = "log_mel"
     for number, channels in ((1, shape.mel_bins), (2, shape.width)):
-        name = f"model.encoder.conv{number}"
+        name = f"{prefix}conv{number}"
         kernel = graph.constant(f"{name}.weight", take(weights, f"{name}.weight", [shape.width, channels, 3]))
         bias = graph.constant(f"{name}.bias", take(weights, f"{name}.bias", [shape.width]))
         x = graph.node("Conv", [x, kernel, bias], name, kernel_shape=[3], pads=[1, 1], strides=[number])
@@ -159,7 +163,7 @@ def encoder_layer(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape:
     return feed_forward(graph, weights, shape, name, x, bits, block_size)
 
 
-def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: HearingConfig, name: str, x: str,
+def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: EncoderShape, name: str, x: str,
                  bits: int | None, block_size: int) -> str:
     """Norm, widen, GELU, narrow, add."""
     h = layer_norm(graph, weights, shape.width, f"{name}.final_layer_norm", x)
@@ -178,7 +182,7 @@ def layer_norm(graph: GraphBuilder, weights: Mapping[str, np.ndarray], width: in
     return graph.layer_norm(x, gain, shift, name, out=out)
 
 
-def projection(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: HearingConfig, name: str, x: str,
+def projection(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: EncoderShape, name: str, x: str,
                bits: int | None, block_size: int) -> str:
     """One square matrix of an attention with its bias, which Whisper's keys do not have."""
     matrix = take(weights, f"{name}.weight", [shape.width, shape.width])
