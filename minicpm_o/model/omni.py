@@ -1,24 +1,34 @@
 """The whole network in torch: encode, fuse, think. The only file that knows every part.
 
     pixels  --vision--> features --resampler--> tokens --\\
-    log_mel --hearing-> frames ---projector---> tokens ---- scatter into embeds -> language -> logits
-    ids ----------------------------------------embed----/
+    log_mel --hearing-> frames ---projector---> tokens ---- scatter into embeds -> language -> logits, hidden states
+    ids ----------------------------------------embed----/                                        |
+                                                                  talker (4.5), ChatTTS (2.6) <---/
 
-Used for training and as the reference of the device graphs. Shapes: B batch, T fused tokens, D language width,
-V vocabulary, P grid cells, E encoder width, F2 encoder frames.
+Nano and the official checkpoints are two configurations of it. Used for training and as the reference of the device
+graphs. Shapes: B batch, T fused tokens, D language width, V vocabulary, P grid cells, E encoder width, F2 encoder
+frames, M mel bins, F mel frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .config import NanoConfig
+from ..errors import CheckpointError, FusionError
+from .config import NanoConfig, OfficialConfig, OmniConfig
+from .encoders.audio_projector import PooledAudioProjector
+from .encoders.packing import pack_pieces
 from .encoders.projector import AudioProjector
+from .encoders.query_resampler import QueryResampler
 from .encoders.resampler import Resampler
+from .encoders.sight import piece_tokens
+from .encoders.siglip import SiglipTower
+from .encoders.whisper import WhisperTower, encode_padded
 from .fusion.scatter import scatter_features
 from .fusion.spans import Span
 from .language.decoder import build_decoder
@@ -26,7 +36,7 @@ from .language.decoder import build_decoder
 
 @dataclass(frozen=True)
 class EncodedMedia:
-    """Outputs of the frozen encoders for one prompt, each with the spans its tokens fill."""
+    """Nano's media for one prompt: outputs of its frozen encoders, each with the spans its tokens fill."""
 
     features: Tensor
     """(I, P, E) of pictures and slices."""
@@ -40,25 +50,48 @@ class EncodedMedia:
     """(I, vocabulary), in training only: what heads say that have not seen these pictures."""
 
 
-class Connectors(nn.Module):
-    """Everything trained from nothing: resampler, projector and the embeddings of the media markers."""
+@dataclass(frozen=True)
+class RawMedia:
+    """An official model's media for one prompt, not encoded yet."""
 
-    def __init__(self, config: NanoConfig, num_markers: int) -> None:
+    pieces: Sequence[np.ndarray] = ()
+    """Patches (rows * columns, C) float32 of every thumbnail and slice."""
+    grid_sizes: np.ndarray | None = None
+    """(I, 2): rows and columns of patches."""
+    image_spans: tuple[Span, ...] = ()
+    log_mels: Sequence[np.ndarray] = ()
+    """(M, F) float32 of every sound."""
+    audio_spans: tuple[Span, ...] = ()
+
+
+class Connectors(nn.Module):
+    """What joins encoders and language model: resampler and projector, and with nano the embeddings of its markers."""
+
+    def __init__(self, config: OmniConfig, num_markers: int = 0) -> None:
         super().__init__()
-        self.resampler = Resampler(config)
-        self.projector = AudioProjector(config)
-        self.markers = nn.Embedding(num_markers, config.language.width)
+        self.resampler = _make_resampler(config)
+        self.projector = _make_projector(config)
+        if num_markers:
+            self.markers = nn.Embedding(num_markers, config.language.width)
 
 
 class OmniModel(nn.Module):
-    """Connectors around a language model; the frozen encoders run before it and may be cached."""
+    """Encoders, connectors, a language model and what speaks. Parts that a model lacks are None.
 
-    def __init__(self, config: NanoConfig, marker_ids: Sequence[int]) -> None:
+    Nano's frozen encoders run before the network and may be cached, so that it has connectors and language alone.
+    """
+
+    def __init__(self, config: OmniConfig, marker_ids: Sequence[int] = (), *, attention: str = "sdpa") -> None:
+        """marker_ids: nano's media markers, which have embeddings of their own; attention: transformers' name of it."""
         super().__init__()
         self.config = config
         self.marker_ids = tuple(marker_ids)
+        self.vision = _make_vision(config, attention)
+        self.hearing = _make_hearing(config)
         self.connectors = Connectors(config, len(marker_ids))
-        self.language: nn.Module = build_decoder(config.language)
+        self.language: nn.Module = build_decoder(config.language, attention=attention)
+        self.talker = _make_talker(config)
+        self.chattts = _make_chattts(config)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (..., T) -> (..., T, D), media markers from their own table."""
@@ -68,7 +101,7 @@ class OmniModel(nn.Module):
             embeds = torch.where(is_marker, self.connectors.markers.weight[row].to(embeds.dtype), embeds)
         return embeds
 
-    def fuse(self, ids: Sequence[Tensor], media: Sequence[EncodedMedia]) -> list[Tensor]:
+    def fuse(self, ids: Sequence[Tensor], media: Sequence[EncodedMedia | RawMedia]) -> list[Tensor]:
         """Prompts of ids (T,) with their media -> fused embeds (T, D) each; encoders' outputs in one batch."""
         image_tokens = self._image_tokens(media)
         audio_tokens = self._audio_tokens(media)
@@ -81,17 +114,22 @@ class OmniModel(nn.Module):
             fused.append(scatter_features(embeds, [t.to(embeds.dtype) for t in images + sounds], spans))
         return fused
 
-    def _image_tokens(self, media: Sequence[EncodedMedia]):
+    def _image_tokens(self, media: Sequence[EncodedMedia | RawMedia]) -> Iterator[Tensor]:
         with_images = [item for item in media if item.image_spans]
         if not with_images:
             return iter(())
+        if isinstance(with_images[0], RawMedia):
+            return iter(self.see([piece for item in with_images for piece in item.pieces],
+                                 np.concatenate([item.grid_sizes for item in with_images])))
         features = torch.cat([item.features for item in with_images])
         class_logits = torch.cat([item.class_logits for item in with_images])
         known = [item.concept_logits for item in with_images if item.concept_logits is not None]
         concept_logits = torch.cat(known) if len(known) == len(with_images) else None
         return iter(self.connectors.resampler(features, class_logits, concept_logits))
 
-    def _audio_tokens(self, media: Sequence[EncodedMedia]):
+    def _audio_tokens(self, media: Sequence[EncodedMedia | RawMedia]) -> Iterator[Tensor]:
+        if any(isinstance(item, RawMedia) for item in media):
+            return self._raw_audio_tokens(media)
         frames = [sound for item in media for sound in item.frames]
         if not frames:
             return iter(())
@@ -100,17 +138,63 @@ class OmniModel(nn.Module):
         lengths = [span.length for item in media for span in item.audio_spans]
         return iter([row[:length] for row, length in zip(tokens, lengths, strict=True)])
 
+    def _raw_audio_tokens(self, media: Sequence[RawMedia]) -> Iterator[Tensor]:
+        """Every prompt's sounds in one batch, as the official code hears them; then each prompt's own, by its spans."""
+        heard = iter(self.hear([log_mel for item in media for log_mel in item.log_mels]))
+        tokens: list[Tensor] = []
+        for item in media:
+            own = [next(heard) for _ in item.log_mels]
+            tokens += per_span(own, item.audio_spans, self.config) if item.audio_spans else []
+        return iter(tokens)
+
+    def see(self, pieces: Sequence[np.ndarray], grid_sizes: np.ndarray) -> Tensor:
+        """Pieces of pictures, patches (rows * columns, C) each, to tokens (I, Q, D)."""
+        if self.vision is None:
+            raise CheckpointError("the model was loaded without its vision; load it with init_vision=True")
+        packed = pack_pieces(pieces, grid_sizes, side=self.vision.config.grid)
+        return piece_tokens(self.vision, self.connectors.resampler, packed)
+
+    def hear(self, log_mels: Sequence[np.ndarray]) -> list[Tensor]:
+        """Sounds (M, F) each to tokens (A, D) each, in one padded batch."""
+        if not len(log_mels):
+            return []
+        if self.hearing is None:
+            raise CheckpointError("the model was loaded without its hearing; load it with init_audio=True")
+        weight = self.hearing.conv1.weight
+        lengths = [log_mel.shape[1] for log_mel in log_mels]
+        padded = np.zeros((len(log_mels), log_mels[0].shape[0], max(lengths)), np.float32)
+        for row, log_mel in zip(padded, log_mels, strict=True):
+            row[:, : log_mel.shape[1]] = log_mel
+        return encode_padded(self.hearing, self.connectors.projector, torch.from_numpy(padded).to(weight), lengths)
+
     def forward(self, embeds: Tensor, positions: Tensor, attention_bias: Tensor, wanted: Tensor) -> Tensor:
         """Right-padded embeds (B, T, D), positions (B, T), attention_bias (B, 1, T, T) added to the scores, wanted
         (B, T) bool -> logits (wanted.sum(), V).
 
         Only the wanted positions pass the head: it holds a fifth of the weights and most positions have no label.
         """
-        llama = self.language.get_base_model() if hasattr(self.language, "get_base_model") else self.language
-        hidden = llama.model(
+        decoder = self.language.get_base_model() if hasattr(self.language, "get_base_model") else self.language
+        hidden = decoder.model(
             inputs_embeds=embeds, position_ids=positions, attention_mask=attention_bias, use_cache=False
         ).last_hidden_state
-        return llama.lm_head(hidden[wanted])
+        return decoder.lm_head(hidden[wanted])
+
+
+def per_span(sounds: Sequence[Tensor], spans: Sequence[Span], config: OmniConfig) -> list[Tensor]:
+    """One (length, D) per placeholder run. Chunked placeholders are filled in order by all sounds together; else each
+    sound has a run of its own.
+
+    Raises FusionError when there are too few tokens; a surplus at the end, which merged clips can have, is dropped.
+    """
+    hearing = config.hearing if isinstance(config, OfficialConfig) else None
+    if hearing is None or not hearing.chunked_placeholders:
+        return list(sounds)
+    tokens = torch.cat(list(sounds))
+    needed = sum(span.length for span in spans)
+    if needed > len(tokens):
+        raise FusionError(f"the sounds of a prompt gave {len(tokens)} tokens, but its placeholders take {needed}; give "
+                          f"clips of whole seconds, or fill them up with silence")
+    return list(tokens[:needed].split([span.length for span in spans]))
 
 
 def tree_bias(segments: Tensor) -> Tensor:
@@ -120,3 +204,47 @@ def tree_bias(segments: Tensor) -> Tensor:
     query, key = segments[:, :, None], segments[:, None, :]
     allowed = causal & ((key == 0) | (key == query))
     return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
+
+
+# Which parts a configuration has
+
+
+def _make_vision(config: OmniConfig, attention: str) -> nn.Module | None:
+    has_one = isinstance(config, OfficialConfig) and config.vision is not None
+    return SiglipTower(config.vision, attention) if has_one else None
+
+
+def _make_hearing(config: OmniConfig) -> nn.Module | None:
+    has_one = isinstance(config, OfficialConfig) and config.hearing is not None
+    return WhisperTower(config.hearing) if has_one else None
+
+
+def _make_resampler(config: OmniConfig) -> nn.Module | None:
+    if isinstance(config, NanoConfig):
+        return Resampler(config)
+    if config.vision is None or config.resampler is None:
+        return None
+    return QueryResampler(config.resampler, config.vision.width, config.language.width)
+
+
+def _make_projector(config: OmniConfig) -> nn.Module | None:
+    if isinstance(config, NanoConfig):
+        return AudioProjector(config)
+    hearing = config.hearing
+    return None if hearing is None else PooledAudioProjector(hearing.width, config.language.width, hearing.pool_step)
+
+
+def _make_talker(config: OmniConfig) -> nn.Module | None:
+    if not isinstance(config, OfficialConfig) or config.talker is None:
+        return None
+    from .outputs.talker import Talker
+
+    return Talker(config.talker)
+
+
+def _make_chattts(config: OmniConfig) -> nn.Module | None:
+    if not isinstance(config, OfficialConfig) or config.chattts is None:
+        return None
+    from .outputs.chattts import ConditionalChatTTS
+
+    return ConditionalChatTTS(config.chattts)
