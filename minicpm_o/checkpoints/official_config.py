@@ -35,6 +35,11 @@ Fields = Mapping[str, Any]
 
 def read_config(folder: Path) -> OfficialConfig:
     """The config.json of a checkpoint's folder. Raises CheckpointError when there is none or it is another model's."""
+    return config_from_official(read_values(folder), where=str(folder / "config.json"))
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint's folder as it is. Raises CheckpointError when there is none or it is damaged."""
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +48,9 @@ def read_config(folder: Path) -> OfficialConfig:
                               f"downloaded from the hub") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); download it again") from error
-    return config_from_official(values, where=str(path))
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is damaged (it holds no table); download it again")
+    return values
 
 
 def config_from_official(values: Fields, *, where: str = "config.json") -> OfficialConfig:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from ..model.config import (
     ChatTTSConfig,
+    DvaeConfig,
     LanguageConfig,
     OfficialConfig,
     QueryResamplerConfig,
@@ -203,29 +204,29 @@ def _chattts(config: ChatTTSConfig) -> Iterator[Entry]:
     for index in range(config.num_codebooks):
         yield from _codebook(index, config.num_audio_tokens, config.width)
     yield from _llama_body(config.width, config.ffn, config.layers, config.heads, config.heads)
-    yield from _under("dvae", _dvae(config.mel_bins))
+    yield from _under("dvae", _dvae(config.dvae, config.mel_bins))
 
 
-def _dvae(mel_bins: int) -> Iterator[Entry]:
-    """Its sizes are fixed by its class: latent 512, bottleneck 128, twelve blocks of 256, two groups of codes."""
-    latent = 512
+def _dvae(config: DvaeConfig, mel_bins: int) -> Iterator[Entry]:
+    """Both halves; the encoder, which made the codes that ChatTTS learned, is stored and not used."""
+    latent, levels = config.latent_width, len(config.levels)
     yield "coef", (1, mel_bins, 1)
     yield from conv_entries("downsample_conv.0", latent, mel_bins, 3)
     yield from conv_entries("downsample_conv.2", latent, latent, 4)
-    yield from _under("encoder", _dvae_half(latent, 1024))
-    yield from _under("decoder", _dvae_half(latent, latent))
+    yield from _under("encoder", _dvae_half(config, latent, config.groups * latent))
+    yield from _under("decoder", _dvae_half(config, latent, latent))
     yield from conv_entries("out_conv", mel_bins, latent, 3, bias=False)
-    for group in range(2):
+    for group in range(config.groups):
         quantizer = f"vq_layer.quantizer.rvqs.{group}"
-        yield from linear_entries(f"{quantizer}.project_in", 4, latent)
-        yield from linear_entries(f"{quantizer}.project_out", latent, 4)
+        yield from linear_entries(f"{quantizer}.project_in", levels, latent)
+        yield from linear_entries(f"{quantizer}.project_out", latent, levels)
 
 
-def _dvae_half(channels: int, out: int, *, bottleneck: int = 128, width: int = 256, blocks: int = 12
-               ) -> Iterator[Entry]:
-    yield from conv_entries("conv_in.0", bottleneck, channels, 3)
-    yield from conv_entries("conv_in.2", width, bottleneck, 3)
-    for index in range(blocks):
+def _dvae_half(config: DvaeConfig, channels: int, out: int) -> Iterator[Entry]:
+    width = config.width
+    yield from conv_entries("conv_in.0", config.bottleneck, channels, 3)
+    yield from conv_entries("conv_in.2", width, config.bottleneck, 3)
+    for index in range(config.layers):
         block = f"decoder_block.{index}"
         yield f"{block}.coef", (width,)
         yield from conv_entries(f"{block}.dwconv", width, 1, 7)

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -41,20 +41,11 @@ class TensorInfo:
     """A key of STORED."""
     shape: tuple[int, ...]
     begin: int = 0
-    """First byte in the file; 0 where the container knows better."""
+    """First byte in the file."""
 
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * STORED[self.dtype].itemsize
-
-
-class TensorFile(Protocol):
-    """A file of named tensors."""
-
-    infos: Mapping[str, TensorInfo]
-
-    def raw(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """The tensor's bits in the type that STORED gives, or those of some of its rows."""
 
 
 def to_numbers(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -1,16 +1,14 @@
-"""The voice files beside a checkpoint (token2wav's flow and vocoder, Vocos): names, shapes, and sizes read from those.
+"""A config to the names and shapes of the voice files beside a checkpoint: token2wav's flow and vocoder, and Vocos.
 
-Their sizes are in no config.json, so a config is made from the shapes that a file has. Knows no files.
+Knows no files.
 
 Source: the state_dict of flow.pt (605 tensors) and hift.pt (328) of 4.5's assets/token2wav, and of 2.6's Vocos.pt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 
-from ..errors import CheckpointError
 from ..model.config import (
     FlowConfig,
     FlowDecoderConfig,
@@ -23,7 +21,6 @@ from .official_layout import Entry, Shape, conv_entries, linear_entries, norm_en
 TIME_WIDTH = 256
 """Sines and cosines that tell the flow's decoder how far the noise is gone."""
 PITCH_CONVS = 5
-Shapes = Mapping[str, Shape]
 
 
 def flow_tensors(config: FlowConfig) -> dict[str, Shape]:
@@ -157,58 +154,3 @@ def _vocos(config: VocosConfig) -> Iterator[Entry]:
     yield from norm_entries("backbone.final_layer_norm", width)
     yield from linear_entries("head.out", config.fft_samples + 2, width)
     yield "head.istft.window", (config.fft_samples,)
-
-
-def flow_config(shapes: Shapes, base: FlowConfig | None = None) -> FlowConfig:
-    """The config of a flow whose tensors have these shapes; base gives what shapes do not tell."""
-    base = base or FlowConfig()
-    heads, head_width = _shape(shapes, "encoder.encoders.0.self_attn.pos_bias_u", 2)
-    width = _shape(shapes, "decoder.estimator.in_proj.weight", 2)[0]
-    decoder_head = _shape(shapes, "decoder.estimator.blocks.0.attn.q_norm.weight", 1)[0]
-    encoder = replace(
-        base.encoder, width=heads * head_width, heads=heads,
-        ffn=_shape(shapes, "encoder.encoders.0.feed_forward.w_1.weight", 2)[0],
-        layers=_count(shapes, "encoder.encoders."), up_layers=_count(shapes, "encoder.up_encoders."),
-        lookahead_tokens=_shape(shapes, "encoder.pre_lookahead_layer.conv1.weight", 3)[2] - 1,
-        up_factor=(_shape(shapes, "encoder.up_layer.conv.weight", 3)[2] - 1) // 2,
-    )
-    decoder = replace(
-        base.decoder, width=width, head_width=decoder_head, layers=_count(shapes, "decoder.estimator.blocks."),
-        heads=_shape(shapes, "decoder.estimator.blocks.0.attn.to_q.weight", 2)[0] // decoder_head,
-        mlp_ratio=_shape(shapes, "decoder.estimator.blocks.0.mlp.fc1.weight", 2)[0] / width,
-    )
-    mel_bins, speaker_width = _shape(shapes, "spk_embed_affine_layer.weight", 2)
-    return replace(base, vocab_size=_shape(shapes, "input_embedding.weight", 2)[0], speaker_width=speaker_width,
-                   mel_bins=mel_bins, encoder=encoder, decoder=decoder)
-
-
-def hift_config(shapes: Shapes, base: HiftConfig | None = None) -> HiftConfig:
-    """The config of a vocoder whose tensors have these shapes; base gives rates and dilations."""
-    base = base or HiftConfig()
-    width, mel_bins, _ = _shape(shapes, "conv_pre.parametrizations.weight.original1", 3)
-    return replace(base, width=width, mel_bins=mel_bins,
-                   harmonics=_shape(shapes, "m_source.l_linear.weight", 2)[1] - 1,
-                   pitch_width=_shape(shapes, "f0_predictor.classifier.weight", 2)[1],
-                   fft_samples=_shape(shapes, "conv_post.bias", 1)[0] - 2)
-
-
-def vocos_config(shapes: Shapes, base: VocosConfig | None = None) -> VocosConfig:
-    """The config of a Vocos whose tensors have these shapes."""
-    base = base or VocosConfig()
-    width, mel_bins, _ = _shape(shapes, "backbone.embed.weight", 3)
-    return replace(base, width=width, mel_bins=mel_bins, layers=_count(shapes, "backbone.convnext."),
-                   ffn=_shape(shapes, "backbone.convnext.0.pwconv1.weight", 2)[0],
-                   fft_samples=_shape(shapes, "head.out.weight", 2)[0] - 2)
-
-
-def _shape(shapes: Shapes, name: str, axes: int) -> Shape:
-    shape = shapes.get(name)
-    if shape is None or len(shape) != axes or 0 in shape:
-        raise CheckpointError(f"the voice file has no tensor {name!r} with {axes} axes (it has {shape}); "
-                              f"it is of another model")
-    return shape
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered things stand under a prefix."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
