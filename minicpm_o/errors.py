@@ -13,7 +13,8 @@
     │   ├── UnknownModelError     no model of that name
     │   ├── PartMissingError      a part of nano is not here and could not be had
     │   ├── HashError             a file is not the file that was pinned
-    │   └── DiskFullError         no room to write
+    │   ├── DiskFullError         no room to write
+    │   └── MemoryPlanError       the model would not fit this machine's memory; holds the plan
     └── MissingExtraError         an optional package is needed; names the extra
 """
 
@@ -74,6 +75,10 @@ class HashError(CheckpointError):
 
 class DiskFullError(CheckpointError):
     """There is no room to write a file."""
+
+
+class MemoryPlanError(CheckpointError):
+    """The model would not fit the memory; the text holds the plan and the nearest option that fits."""
 
 
 class MissingExtraError(MiniCPMOError, ImportError):

@@ -160,14 +160,14 @@ def _model_memory(bundle: Bundle) -> dict[str, float]:
     language = bundle.config.language
     for tokens in (512, 2048, language.context_tokens):
         memory[f"language.kv_{tokens}"] = _mb(cache_bytes(language, min(tokens, language.context_tokens)))
-    memory["language.activations"] = _mb(_activation_bytes(language, 512))
+    memory["language.activations"] = _mb(activation_bytes(language, 512))
     hearing = bundle.config.hearing
     frames = hearing.max_encoder_frames
     memory["hearing.activations"] = _mb(4 * frames * (frames * hearing.heads + 2 * hearing.ffn + 6 * hearing.width))
     return {name: size for name, size in memory.items() if size}
 
 
-def _activation_bytes(config: LanguageConfig, num_tokens: int) -> int:
+def activation_bytes(config: LanguageConfig, num_tokens: int) -> int:
     """One layer's live float32 tensors: stream, norm, packed QKV, gate and up, their product; and the logits."""
     attention = (config.heads + 2 * config.kv_heads) * config.head_width
     return 4 * (num_tokens * (4 * config.width + attention + 3 * config.ffn) + config.vocab_size)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import onnx
@@ -45,7 +45,39 @@ INT8_ACCURACY = 4
 NUMBERS_AT_ONCE = 1 << 18
 """Weights that are rounded in one go: their float32 copies stay in a core's cache, which is several times as quick."""
 
-Matrix = np.ndarray | Sequence[np.ndarray]
+NUMBERS_READ = 1 << 26
+"""Weights that are read from a file at once."""
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Weights on disk that can give some rows of a tensor without reading the rest."""
+
+    def rows(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows first to last (exclusive)."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix that is still on disk; a slice of it reads those rows."""
+
+    source: RowSource
+    name: str
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        first, last, _ = rows.indices(self.shape[0])
+        return self.source.rows(self.name, first, last)
+
+
+Piece: TypeAlias = "np.ndarray | StoredMatrix"
+Matrix: TypeAlias = "Piece | Sequence[Piece]"
 """A matrix (out, in) of any float type, or its parts in order, one below the other."""
 
 
@@ -79,17 +111,29 @@ def take(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> 
 
     Raises CheckpointError if it is absent or of another shape: a graph of the wrong tensors would run and talk rubbish.
     """
-    return np.asarray(take_raw(weights, name, shape), dtype=np.float32)
+    _check_name(weights, name, shape)
+    tensor = np.asarray(weights[name], dtype=np.float32)
+    _check_shape(name, tensor.shape, shape)
+    return tensor
 
 
-def take_raw(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
-    """As `take`, in the type that it is stored in: what is rounded row by row need not be held as float32."""
+def take_matrix(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> Piece:
+    """As `take`, for a matrix that `GraphBuilder.linear` reads row by row: as it is stored, and on disk if it is there.
+    """
+    _check_name(weights, name, shape)
+    matrix = StoredMatrix(weights, name, weights.shape(name)) if isinstance(weights, RowSource) else weights[name]
+    _check_shape(name, matrix.shape, shape)
+    return matrix
+
+
+def _check_name(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> None:
     if name not in weights:
         raise CheckpointError(f"the weights have no tensor {name!r} {tuple(shape)}; they are not of this model")
-    tensor = weights[name]
-    if tensor.shape != tuple(shape):
-        raise CheckpointError(f"tensor {name!r} has shape {tensor.shape}, the config says {tuple(shape)}")
-    return tensor
+
+
+def _check_shape(name: str, found: tuple[int, ...], expected: Sequence[int]) -> None:
+    if found != tuple(expected):
+        raise CheckpointError(f"tensor {name!r} has shape {found}, the config says {tuple(expected)}")
 
 
 def check_bits(bits: int | None, block_size: int) -> None:
@@ -162,20 +206,28 @@ def round_blocks(
     return whole, scales, middles.astype(np.uint8), (_sum_of_squares(levels), _sum_of_squares(blocks))
 
 
+def pieces_of(weight: Matrix) -> Sequence[Piece]:
+    """The parts of a matrix that may come in parts."""
+    return [weight] if isinstance(weight, np.ndarray | StoredMatrix) else weight
+
+
 def matrix_shape(weight: Matrix) -> tuple[int, int]:
-    """(out, in) of a matrix that may come in parts."""
-    parts = [weight] if isinstance(weight, np.ndarray) else weight
-    return sum(part.shape[0] for part in parts), parts[0].shape[1]
+    """(out, in) of the whole matrix."""
+    pieces = pieces_of(weight)
+    return sum(piece.shape[0] for piece in pieces), pieces[0].shape[1]
 
 
 def row_pieces(weight: Matrix) -> Iterator[tuple[int, np.ndarray]]:
     """The matrix as float32, a few rows at a time, each piece with the number of its first row."""
     first = 0
-    for part in [weight] if isinstance(weight, np.ndarray) else weight:
-        step = max(1, NUMBERS_AT_ONCE // part.shape[1])
-        for start in range(0, len(part), step):
-            yield first + start, np.asarray(part[start : start + step], dtype=np.float32)
-        first += len(part)
+    for piece in pieces_of(weight):
+        columns = piece.shape[1]
+        read, step = max(1, NUMBERS_READ // columns), max(1, NUMBERS_AT_ONCE // columns)
+        for begin in range(0, len(piece), read):
+            held = piece[begin : begin + read]
+            for start in range(0, len(held), step):
+                yield first + begin + start, np.asarray(held[start : start + step], dtype=np.float32)
+        first += len(piece)
 
 
 def _sum_of_squares(numbers: np.ndarray) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ...model.config import LanguageConfig
-from .builder import FLOAT, INT32, MICROSOFT, GraphBuilder, check_bits, take, take_raw
+from .builder import FLOAT, INT32, MICROSOFT, GraphBuilder, check_bits, take, take_matrix
 
 FILE_NAME = "language.onnx"
 HEAD_WIDTH_STEP = 16
@@ -100,7 +100,7 @@ def attention(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: La
     width = config.heads * config.head_width
     rows = [width, *[config.kv_heads * config.head_width] * 2]
     parts = list(zip("qkv", rows, strict=True))
-    matrices = [take_raw(weights, f"{name}.{part}_proj.weight", [height, config.width]) for part, height in parts]
+    matrices = [take_matrix(weights, f"{name}.{part}_proj.weight", [height, config.width]) for part, height in parts]
     bias = None
     if config.kind == "qwen2":
         bias = np.concatenate([take(weights, f"{name}.{part}_proj.bias", [height]) for part, height in parts])
@@ -115,7 +115,7 @@ def attention(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: La
     inputs = [*queries, *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
     attended = graph.nodes("GroupQueryAttention", inputs, f"{name}.attend", outs=[f"{name}.attend", *present],
                            domain=MICROSOFT, num_heads=config.heads, kv_num_heads=config.kv_heads, do_rotary=1)[0]
-    out = take_raw(weights, f"{name}.o_proj.weight", [config.width, width])
+    out = take_matrix(weights, f"{name}.o_proj.weight", [config.width, width])
     return graph.linear(attended, out, None, f"{name}.o_proj", bits=bits, block_size=block_size)
 
 
@@ -141,13 +141,14 @@ def norm_heads(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: L
 def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: LanguageConfig, name: str, x: str, *,
                  bits: int | None, block_size: int) -> str:
     """SwiGLU (arXiv:2002.05202): gate and up come from one matrix."""
-    matrices = [take_raw(weights, f"{name}.{part}_proj.weight", [config.ffn, config.width]) for part in ("gate", "up")]
+    shape = [config.ffn, config.width]
+    matrices = [take_matrix(weights, f"{name}.{part}_proj.weight", shape) for part in ("gate", "up")]
     both = graph.linear(x, matrices, None, f"{name}.gate_up_proj", bits=bits, block_size=block_size)
     gate, up = graph.nodes("Split", [both], f"{name}.split", outs=[f"{name}.gate", f"{name}.up"], axis=-1,
                            num_outputs=2)
     opened = graph.node("Mul", [gate, graph.node("Sigmoid", [gate], f"{name}.sigmoid")], f"{name}.silu")
     gated = graph.node("Mul", [opened, up], f"{name}.gated")
-    down = take_raw(weights, f"{name}.down_proj.weight", [config.width, config.ffn])
+    down = take_matrix(weights, f"{name}.down_proj.weight", [config.width, config.ffn])
     return graph.linear(gated, down, None, f"{name}.down_proj", bits=bits, block_size=block_size)
 
 
@@ -171,5 +172,5 @@ def answer(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: Langu
                       "last_hidden_state", axis=1)
     own = "lm_head.weight" in weights or not config.tied_head
     tensor = "lm_head.weight" if own else "model.embed_tokens.weight"
-    head = take_raw(weights, tensor, [config.vocab_size, config.width])
+    head = take_matrix(weights, tensor, [config.vocab_size, config.width])
     graph.linear(last, head, None, "lm_head", bits=bits, block_size=block_size, out="logits")

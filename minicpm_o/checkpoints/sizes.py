@@ -1,0 +1,102 @@
+"""A config to the bytes that each part of its model takes, in an exported bundle or in torch, without any weights.
+
+Counts the tensors that `official_layout` and `voice_layout` list. Which of them are rounded, kept as tables of bytes or
+left away is what the graphs of `graphs/` do with them. Knows no machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from ..model.config import LanguageConfig, OfficialConfig
+from .official_layout import OPTIONAL, Shape, expected_tensors
+from .voice_layout import flow_tensors, hift_tensors, vocos_tensors
+
+PARTS = {
+    "language": ("llm.",), "vision": ("vpm.", "resampler."), "hearing": ("apm.", "audio_projection_layer."),
+    "talker": ("tts.",), "voice": ("flow.", "hift.", "vocos."),
+}
+"""Part of a model to the prefixes of its tensors; flow, hift and vocos lie in files of their own beside the weights."""
+
+TABLES = ("llm.model.embed_tokens.weight", "tts.emb_text.weight", "tts.emb_code.")
+"""Looked up row by row: one byte per number and a 16-bit scale per row."""
+UNUSED = (*OPTIONAL, "tts.projector_spk.", "tts.dvae.encoder.", "tts.dvae.downsample_conv.", "tts.dvae.coef")
+"""Stored by the checkpoints and read by no graph."""
+ROUNDED = ("llm.model.layers.", "llm.lm_head.", "vpm.encoder.", "resampler.", "apm.layers.", "audio_projection_layer.",
+           "tts.model.layers.", "tts.projector.", "tts.projector_semantic.", "flow.encoder.", "flow.decoder.")
+"""Their matrices get the few bits; everything else stays float32."""
+NOT_ROUNDED = ("resampler.query",)
+FLOAT_BYTES = 4
+
+
+def tensors_by_part(config: OfficialConfig) -> dict[str, dict[str, Shape]]:
+    """Every tensor of the model by part; parts that the config leaves out are empty."""
+    shapes: dict[str, Shape] = dict(expected_tensors(config))
+    for prefix, found in (("flow.", flow_tensors(config.flow) if config.flow else {}),
+                          ("hift.", hift_tensors(config.hift) if config.hift else {}),
+                          ("vocos.", vocos_tensors(config.vocos) if config.vocos else {})):
+        shapes |= {prefix + name: shape for name, shape in found.items()}
+    return {part: {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
+            for part, prefixes in PARTS.items()}
+
+
+def parameters(shapes: Mapping[str, Shape]) -> int:
+    """How many numbers the tensors hold."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def bundle_part_bytes(config: OfficialConfig, bits: int | None, block_size: int) -> dict[str, int]:
+    """Bytes of each part that is there, in a bundle whose matrices have 4 or 8 bits, or None for float32."""
+    sizes = {part: sum(bundle_tensor_bytes(name, shape, bits, block_size) for name, shape in shapes.items())
+             for part, shapes in tensors_by_part(config).items() if shapes}
+    sizes["language"] += rotary_bytes(config.language)
+    return sizes
+
+
+def bundle_bytes(config: OfficialConfig, bits: int | None, block_size: int) -> int:
+    """Bytes of all tensors of a bundle."""
+    return sum(bundle_part_bytes(config, bits, block_size).values())
+
+
+def embedding_bytes(config: LanguageConfig) -> int:
+    """The word table of a bundle."""
+    return table_bytes((config.vocab_size, config.width))
+
+
+def torch_part_bytes(config: OfficialConfig, number_bytes: int) -> dict[str, int]:
+    """Bytes of each part that is there, in torch: every tensor of the checkpoint, in numbers of that many bytes."""
+    return {part: number_bytes * parameters(shapes) for part, shapes in tensors_by_part(config).items() if shapes}
+
+
+def bundle_tensor_bytes(name: str, shape: Shape, bits: int | None, block_size: int) -> int:
+    """Bytes of one tensor in a bundle."""
+    if name.startswith(UNUSED):
+        return 0
+    if name.startswith(TABLES):
+        return table_bytes(shape)
+    rounded = len(shape) == 2 and name.startswith(ROUNDED) and not name.startswith(NOT_ROUNDED)
+    if bits is None or not rounded:
+        return FLOAT_BYTES * math.prod(shape)
+    return sum(_packed_bytes(shape, bits, block_size))
+
+
+def table_bytes(shape: Shape) -> int:
+    """A table of bytes with a 16-bit scale per row."""
+    rows, columns = shape
+    return rows * columns + 2 * rows
+
+
+def rotary_bytes(config: LanguageConfig) -> int:
+    """Cosines and sines of every position, which the language graph carries."""
+    return FLOAT_BYTES * config.context_tokens * config.head_width
+
+
+def _packed_bytes(shape: Shape, bits: int, block_size: int) -> Iterator[int]:
+    """Levels, scales, and zero points, which only 4 bits have; as `graphs.builder.pack_nbits` makes them."""
+    rows, columns = shape
+    blocks = -(-columns // block_size)
+    yield rows * blocks * block_size * bits // 8
+    yield rows * blocks * FLOAT_BYTES
+    if bits == 4:
+        yield rows * -(-blocks // 2)
