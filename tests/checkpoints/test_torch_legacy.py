@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pickle
 import struct
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minicpm_o.checkpoints.torch_legacy import read_state_dict
+from minicpm_o.checkpoints.torch_legacy import open_state_dict, read_state_dict
 from minicpm_o.errors import CheckpointError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -69,14 +70,64 @@ def test_tensors_views_and_types(pth: Path) -> None:
     assert state["weight"].flags.writeable
 
 
-def test_same_as_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [False, True])
+def test_same_as_torch(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
-    saved = {"a": torch.randn(3, 5).t(), "b": torch.arange(4), "c": torch.randn(2, 3, dtype=torch.float16)}
-    torch.save(saved, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    table = torch.randn(4, 6)
+    saved = {"a": torch.randn(3, 5).t(), "b": torch.arange(4), "c": torch.randn(2, 3, dtype=torch.float16),
+             "row": table[2], "table": table, "none": torch.zeros(0, 3), "scalar": torch.tensor(2.5)}
+    torch.save(saved, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     state = read_state_dict(tmp_path / "a.pth")
-    assert set(state) == set(saved)
+    assert list(state) == list(saved)
     for name, values in saved.items():
+        assert state[name].dtype == values.numpy().dtype and type(state[name]) is np.ndarray
         np.testing.assert_array_equal(state[name], values.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bfloat16_and_a_wrapped_state(tmp_path: Path, zipped: bool) -> None:
+    torch = pytest.importorskip("torch")
+    weight = torch.randn(3, 4).bfloat16()
+    torch.save({"state_dict": {"weight": weight}}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    state = read_state_dict(tmp_path / "a.pth")
+    assert state["weight"].dtype == np.float32
+    np.testing.assert_array_equal(state["weight"], weight.float().numpy())
+
+
+def test_zip_of_a_module_is_read_tensor_by_tensor(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    torch.save(module.state_dict(), tmp_path / "module.pt")
+    state = open_state_dict(tmp_path / "module.pt")
+    assert list(state) == list(module.state_dict()) and len(state) == 7
+    weight = state["0.weight"]
+    np.testing.assert_array_equal(weight, module[0].weight.detach().numpy())
+    weight[:] = 0                                                           # one's own copy, not the file
+    assert state["0.weight"].any()
+
+
+def test_zip_without_tensors_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": torch.ones(2), "step": 3}, tmp_path / "training.pt")
+    with pytest.raises(CheckpointError, match="not a dictionary of tensors"):
+        read_state_dict(tmp_path / "training.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "code.pt")
+    with pytest.raises(CheckpointError, match=r"it wants torch\.nn"):
+        read_state_dict(tmp_path / "code.pt")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match="not one that PyTorch wrote"):
+        read_state_dict(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("kept", [100, -4, -300])
+def test_truncated_zip(tmp_path: Path, kept: int) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "tiny.pt"
+    torch.save({"weight": torch.ones(200)}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"tiny\.pt"):
+        read_state_dict(path)
 
 
 def test_code_in_the_file_is_not_run(tmp_path: Path) -> None:
@@ -101,14 +152,14 @@ def test_truncated(pth: Path, kept: int) -> None:
         read_state_dict(pth)
 
 
-def test_missing_zip_foreign_and_not_a_state_dict(tmp_path: Path) -> None:
+def test_missing_cut_zip_foreign_and_not_a_state_dict(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         read_state_dict(tmp_path / "none.pth")
     (tmp_path / "zip.pth").write_bytes(b"PK\x03\x04" + bytes(30))
-    with pytest.raises(CheckpointError, match="newer zip kind"):
+    with pytest.raises(CheckpointError, match="cut short"):
         read_state_dict(tmp_path / "zip.pth")
     (tmp_path / "other.pth").write_bytes(pickle.dumps(12) * 3)
-    with pytest.raises(CheckpointError, match="legacy PyTorch"):
+    with pytest.raises(CheckpointError, match="does not start as a PyTorch file"):
         read_state_dict(tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="not a dictionary of tensors"):
         read_state_dict(write(tmp_path / "text.pth", {"x": word("no tensor")}, {}))
