@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from minicpm_o.checkpoints.official_config import config_from_official
 from minicpm_o.model.config import OfficialConfig
 
 VARIABLE = "MINICPM_O_ORACLE"
+OURS = {"vpm.": "vision.", "apm.": "hearing.", "resampler.": "connectors.resampler.",
+        "audio_projection_layer.": "connectors.projector.", "llm.": "language."}
+"""Prefixes of the official names and of the network's."""
+DUPLEX_TOKENS = {
+    "unit_start": "<unit>", "unit_end": "</unit>", "image_start": "<image>", "image_end": "</image>",
+    "slice_start": "<slice>", "slice_end": "</slice>", "listen": "<|listen|>", "speak": "<|speak|>",
+    "tts_bos": "<|tts_bos|>", "tts_eos": "<|tts_eos|>", "chunk_eos": "<|chunk_eos|>",
+    "chunk_tts_eos": "<|chunk_tts_eos|>", "turn_eos": "<|turn_eos|>", "im_end": "<|im_end|>",
+}
 GOLDEN = Path(__file__).parent / "parity" / "golden"
 
 
@@ -70,6 +80,20 @@ def torch_weights(case: Path, prefix: str = "") -> dict[str, Any]:
     import torch
 
     return {name: torch.from_numpy(tensor) for name, tensor in load_weights(case, prefix).items()}
+
+
+def omni_weights(case: Path) -> dict[str, Any]:
+    """The case's weights under the network's names, for OmniModel.load_state_dict."""
+    return {ours + name: tensor for theirs, ours in OURS.items()
+            for name, tensor in torch_weights(case, theirs).items()}
+
+
+def duplex_tokens(ids: Mapping[str, int], bad: Iterable[int]) -> Any:
+    """The steering tokens of a case, from its `special_ids` and `bad_token_ids`."""
+    from minicpm_o.runtime.decide import DuplexTokens
+
+    return DuplexTokens(**{name: ids[text] for name, text in DUPLEX_TOKENS.items()},
+                        forbidden=(ids["<|tts_pad|>"], *bad), special=frozenset(ids.values()))
 
 
 def assert_close(got: Any, expected: Any, atol: float, what: str) -> None:

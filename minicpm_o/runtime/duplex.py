@@ -14,14 +14,17 @@ Source: MiniCPMODuplex of MiniCPM-o 4.5, quirks included.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import AudioError, InputError, OptionError
+from ..errors import InputError, OptionError
+from ..inputs.mel import StreamingMel, check_sound
+from ..rates import AUDIO_RATE_HZ
 from .decide import DecideConfig, Draw, DuplexTokens, decide
 from .engine import Step
+from .listening import HearingNetwork, StreamingHearing, hear_chunk
 from .window import Reader, Unit, Window, keep_within
 
 MAX_UNIT_TOKENS = 20
@@ -36,15 +39,37 @@ class DuplexEngine(Reader, Protocol):
     def decode(self, token_id: int, cache: Any) -> Step: ...
 
 
-class StreamingEars(Protocol):
-    """A stream of sound to audio tokens, a second at a time; it keeps what it heard."""
+@dataclass(frozen=True, eq=False)
+class Ears:
+    """What a session has heard: a value, so that to keep one is to be able to go back to it."""
 
-    samples_left: int
-    """Samples that wait for the next second."""
+    waiting: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Samples that wait for the rest of their second."""
+    mel: StreamingMel = field(default_factory=StreamingMel)
+    heard: StreamingHearing = field(default_factory=StreamingHearing)
 
-    def hear(self, waveform: np.ndarray) -> np.ndarray | None:
-        """waveform (N,) at 16 kHz -> tokens (T, D), or None where a full second has not come together."""
-        ...
+
+def hear_second(network: HearingNetwork, ears: Ears, waveform: np.ndarray) -> tuple[np.ndarray | None, Ears]:
+    """waveform (N,) at 16 kHz, about a second -> the second's tokens (T, D), or None until it is full.
+
+    Silence is put before the first piece, whose last frames look ahead into 35 ms more than a second.
+    Raises AudioError for what is no waveform.
+    """
+    sound = np.concatenate([ears.waiting, check_sound(np.asarray(waveform, np.float32))])
+    is_first, settings = not ears.mel.emitted_frames, ears.mel.settings
+    if is_first and len(sound):
+        sound = np.pad(sound, (max(0, settings.first_chunk_ms * AUDIO_RATE_HZ // 1000 - len(sound)), 0))
+    needed = ears.mel.wanted_samples
+    if len(sound) < needed:
+        return None, replace(ears, waiting=sound)
+    frames, mel = ears.mel.process(sound[:needed])
+    ears = replace(ears, waiting=sound[needed:], mel=mel)
+    if frames is None:
+        return None, ears
+    context = settings.context_frames
+    tokens, heard = hear_chunk(network, ears.heard, frames, prefix_frames=0 if is_first else context,
+                               suffix_frames=context)
+    return tokens, replace(ears, heard=heard)
 
 
 @dataclass(frozen=True)
@@ -198,10 +223,3 @@ def text_of(result: UnitResult, tokens: DuplexTokens) -> list[int]:
     """Ids of a unit's words without special ones."""
     return [item.token_id for item in result.spoken if item.token_id not in tokens.special]
 
-
-def check_second(waveform: np.ndarray) -> np.ndarray:
-    """A piece of sound for a stream. Raises AudioError when it is no waveform (N,) of finite floats."""
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim != 1 or not np.isfinite(waveform).all():
-        raise AudioError(f"the sound of a unit has shape {waveform.shape}; expected (N,) finite floats at 16 kHz")
-    return waveform

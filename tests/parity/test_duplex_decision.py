@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,24 +13,13 @@ from minicpm_o.runtime.decide import DecideConfig, DuplexTokens
 from minicpm_o.runtime.duplex import Stream, UnitResult, speak_unit, text_of
 from minicpm_o.runtime.engine import Step
 from minicpm_o.runtime.window import Window
-from oracle import assert_close, load_inputs, load_outputs, oracle_cases, read_json
+from oracle import assert_close, duplex_tokens, load_inputs, load_outputs, oracle_cases, read_json
 
 CASES = oracle_cases("_07b_duplex_decision")
 PROBABILITIES = 1e-6
-NAMES = {
-    "unit_start": "<unit>", "unit_end": "</unit>", "image_start": "<image>", "image_end": "</image>",
-    "slice_start": "<slice>", "slice_end": "</slice>", "listen": "<|listen|>", "speak": "<|speak|>",
-    "tts_bos": "<|tts_bos|>", "tts_eos": "<|tts_eos|>", "chunk_eos": "<|chunk_eos|>",
-    "chunk_tts_eos": "<|chunk_tts_eos|>", "turn_eos": "<|turn_eos|>", "im_end": "<|im_end|>",
-}
 SETTINGS = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "listen_prob_scale": "listen_scale",
             "listen_top_k": "listen_top_k", "text_repetition_penalty": "repetition_penalty",
             "text_repetition_window_size": "repetition_window", "length_penalty": "length_penalty"}
-
-
-def tokens_of(ids: dict[str, int], bad: Sequence[int]) -> DuplexTokens:
-    return DuplexTokens(**{name: ids[text] for name, text in NAMES.items()},
-                        forbidden=(ids["<|tts_pad|>"], *bad), special=frozenset(ids.values()))
 
 
 class Script:
@@ -69,7 +57,7 @@ def scenarios() -> list[Any]:
 def test_scenario(case: Path, name: str) -> None:
     config, logits, drawn = read_json(case / "config.json"), load_inputs(case), load_outputs(case)
     given, expected = read_json(case / "inputs.json")[name], read_json(case / "outputs.json")[name]["units"]
-    tokens = tokens_of(config["special_ids"], config["bad_token_ids"])
+    tokens = duplex_tokens(config["special_ids"], config["bad_token_ids"])
     chosen = config["defaults"] | given["decode_kwargs"]
     decide = DecideConfig(greedy=given["decode_mode"] == "greedy",
                           **{ours: chosen[theirs] for theirs, ours in SETTINGS.items()})

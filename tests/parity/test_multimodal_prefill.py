@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import assert_close, load_inputs, load_outputs, oracle_cases, read_config, read_json, torch_weights
+from oracle import assert_close, load_inputs, load_outputs, omni_weights, oracle_cases, read_config, read_json
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -21,8 +21,6 @@ from minicpm_o.runtime.torch_parts import TorchEngine  # noqa: E402
 
 CASES = oracle_cases("_04_multimodal_prefill")
 ATOL = 1e-4
-PREFIXES = {"vpm.": "vision.", "apm.": "hearing.", "resampler.": "connectors.resampler.",
-            "audio_projection_layer.": "connectors.projector.", "llm.": "language."}
 
 
 def model_of(case: Path, **changes: Any) -> OmniModel:
@@ -30,9 +28,7 @@ def model_of(case: Path, **changes: Any) -> OmniModel:
     if changes:
         config = replace(config, hearing=replace(config.hearing, **changes))
     model = OmniModel(config)
-    tensors = {ours + name: tensor for theirs, ours in PREFIXES.items()
-               for name, tensor in torch_weights(case, theirs).items()}
-    model.load_state_dict(tensors)
+    model.load_state_dict(omni_weights(case))
     return model.eval()
 
 
