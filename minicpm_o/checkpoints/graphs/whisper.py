@@ -35,14 +35,13 @@ def build_hearing(weights: Mapping[str, np.ndarray], config: WhisperEncoderConfi
     Raises CheckpointError if a tensor is absent or misshapen, OptionError for bits that cannot be run.
     """
     check_bits(bits, block_size)
-    graph = GraphBuilder("hearing")
-    _declare(graph, config, language_width)
-    x = _placed_frames(graph, weights, config)
-    for layer in range(config.layers):
-        x = _layer(graph, weights, config, layer, x, bits=bits, block_size=block_size)
-    x = layer_norm(graph, weights, config.width, f"{ENCODER}layer_norm", x)
-    _project_and_pool(graph, weights, config, language_width, x, bits=bits, block_size=block_size)
-    graph.save(folder / FILE_NAME, external=True)
+    with GraphBuilder.streaming("hearing", folder / FILE_NAME) as graph:
+        _declare(graph, config, language_width)
+        x = _placed_frames(graph, weights, config)
+        for layer in range(config.layers):
+            x = _layer(graph, weights, config, layer, x, bits=bits, block_size=block_size)
+        x = layer_norm(graph, weights, config.width, f"{ENCODER}layer_norm", x)
+        _project_and_pool(graph, weights, config, language_width, x, bits=bits, block_size=block_size)
 
 
 def _declare(graph: GraphBuilder, config: WhisperEncoderConfig, language_width: int) -> None:
