@@ -6,7 +6,6 @@ needed: looking at a picture opens no speech graph. Shapes: T fused tokens, N sa
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections import OrderedDict, deque
@@ -158,8 +157,7 @@ class MiniCPMO:
     @property
     def fingerprint(self) -> str:
         """Changes when any file of the model does."""
-        files = sorted((name, entry.sha256) for name, entry in self.parts.bundle.files.items())
-        return hashlib.sha256(repr(files).encode()).hexdigest()
+        return self.parts.fingerprint
 
     @property
     def plan(self) -> DevicePlan:
@@ -266,7 +264,8 @@ class MiniCPMO:
             keys = prompt_keys(inputs)
             with self._lock:
                 conversation = self._pool.take(keys, self.parts.engine)
-                step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self._encode, call.cancel)
+                step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode,
+                                           call.cancel)
             end = yield from self._generate(conversation, step, call, watch)
             usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
             timing = watch.timing(self.parts.load_s - loaded_s)
@@ -299,10 +298,10 @@ class MiniCPMO:
 
         if step is None:
             return iter(())
-        parts, special = self.parts, self.parts.tokenizer.special
+        parts = self.parts
         more: dict[str, Any] = {
-            "max_tokens": call.max_tokens, "stop": call.stop, "eos_ids": (special.im_end, special.endoftext),
-            "banned_ids": (special.im_start, *special.markers), "cancel": call.cancel,
+            "max_tokens": call.max_tokens, "stop": call.stop, "eos_ids": parts.eos_ids,
+            "banned_ids": parts.banned_ids, "cancel": call.cancel,
         }
         if call.beams.num_beams > 1:
             return search(parts.engine, conversation.cache, step, parts.tokenizer, call.beams, **more)
@@ -316,13 +315,6 @@ class MiniCPMO:
             if event is None:
                 return
             yield event
-
-    def _encode(self, media: Media) -> np.ndarray:
-        """Media to tokens of the language model, (sum of span lengths, D)."""
-        if isinstance(media, ImageMedia):
-            tokens = self.parts.vision.encode(media.pixels)  # (B, Q, D)
-            return tokens.reshape(-1, tokens.shape[-1])
-        return self.parts.hearing.tokens(media.waveform)
 
     # --- what goes into the prompt --------------------------------------------------------------------------------
 

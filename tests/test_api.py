@@ -29,6 +29,7 @@ from minicpm_o.model.config import tiny
 from minicpm_o.runtime.conversation import MIN_RUN_TOKENS
 from minicpm_o.runtime.engine import Step
 from minicpm_o.runtime.events import TextDelta
+from minicpm_o.runtime.parts import Parts
 from minicpm_o.runtime.speech.speaker import Speech
 from minicpm_o.runtime.transcribe import Transcript
 
@@ -112,8 +113,10 @@ class LookingEngine:
         return self.tokenizer.encode(chr(ord("a") + int(seen / 7**place) % 26))[0]
 
 
-class FakeParts:
+class FakeParts(Parts):
     """Parts that count what is asked of them."""
+
+    config = None  # a value here, not read from a bundle
 
     def __init__(self, context_tokens: int = 4096) -> None:
         self._tokenizer = byte_tokenizer()

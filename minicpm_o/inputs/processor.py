@@ -45,6 +45,11 @@ class ImageMedia:
     pixels: np.ndarray
     spans: tuple[Span, ...]
 
+    @property
+    def contents(self) -> tuple[np.ndarray, ...]:
+        """What its tokens are made of."""
+        return (self.pixels,)
+
 
 @dataclass(frozen=True)
 class AudioMedia:
@@ -52,6 +57,11 @@ class AudioMedia:
 
     waveform: np.ndarray
     spans: tuple[Span, ...]
+
+    @property
+    def contents(self) -> tuple[np.ndarray, ...]:
+        """What its tokens are made of."""
+        return (self.waveform,)
 
     @property
     def num_tokens(self) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..inputs.processor import ImageMedia, Media, ModelInputs
+from ..inputs.processor import ModelInputs
 from ..model.fusion.scatter import scatter_features
 from ..model.fusion.spans import Span
 
@@ -34,11 +34,25 @@ MIN_RUN_TOKENS = 2
 """Shortest run whose numbers do not depend on where the prompt was cut."""
 
 
-class MediaEncoder(Protocol):
-    """Pictures and sounds to tokens of the language model's width."""
+class AnyMedia(Protocol):
+    """A picture, sound or video of any model."""
 
-    def __call__(self, media: Media) -> np.ndarray:
-        """(sum of the media's span lengths, D)"""
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The runs of placeholders that it fills, in order."""
+        ...
+
+    @property
+    def contents(self) -> tuple[np.ndarray, ...]:
+        """All that its tokens are made of."""
+        ...
+
+
+class MediaEncoder(Protocol):
+    """Pictures and sounds to tokens of the language model's width, all of a prompt in one call."""
+
+    def __call__(self, media: Sequence[AnyMedia]) -> list[np.ndarray]:
+        """(sum of its span lengths, D) for each medium"""
         ...
 
 
@@ -108,12 +122,10 @@ def prefill(conversation: Conversation, inputs: ModelInputs, keys: np.ndarray, e
 def embed(inputs: ModelInputs, start: int, engine: Engine, encode: MediaEncoder) -> np.ndarray:
     """Fused embeddings of the prompt from token start on, (T - start, D); media before start are not encoded."""
     embeds = engine.embed(inputs.ids[start:])
-    features: list[np.ndarray] = []
-    spans: list[Span] = []
-    for media in inputs.media:
-        if media.spans and media.spans[0].start >= start:
-            features += _per_span(encode(media), media.spans)
-            spans += [Span(span.start - start, span.stop - start) for span in media.spans]
+    wanted = [media for media in inputs.media if media.spans and media.spans[0].start >= start]
+    encoded = encode(wanted) if wanted else []
+    features = [piece for media, tokens in zip(wanted, encoded, strict=True) for piece in _per_span(tokens, media.spans)]
+    spans = [Span(span.start - start, span.stop - start) for media in wanted for span in media.spans]
     order = sorted(range(len(spans)), key=lambda index: spans[index].start)
     return np.asarray(scatter_features(embeds, [features[i] for i in order], [spans[i] for i in order]))
 
@@ -123,7 +135,7 @@ def _per_span(features: np.ndarray, spans: Sequence[Span]) -> list[np.ndarray]:
     return np.split(features, np.cumsum([span.length for span in spans])[:-1])
 
 
-def _before_open_media(start: int, media: Sequence[Media]) -> int:
+def _before_open_media(start: int, media: Sequence[AnyMedia]) -> int:
     """Move start to the left until no media lie on both sides of it: a sound is encoded whole or not at all."""
     while True:
         cut = [item.spans[0].start for item in media
@@ -137,14 +149,16 @@ def _places(spans: Sequence[Span]) -> list[int]:
     return [place for span in spans for place in range(span.start, span.stop)]
 
 
-def _content_number(media: Media) -> int:
+def _content_number(media: AnyMedia) -> int:
     """A number below -2^20 made of the media's content; 62 bits, so that equal numbers mean equal media."""
-    digest = content_digest(media.pixels if isinstance(media, ImageMedia) else media.waveform)
+    digest = content_digest(*media.contents)
     return -(int.from_bytes(digest[:8], "little") >> 2) - 2**20
 
 
-def content_digest(content: np.ndarray) -> bytes:
-    """16 bytes that name an array by its shape and numbers."""
-    digest = hashlib.blake2b(str(content.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(content).data)
+def content_digest(*contents: np.ndarray) -> bytes:
+    """16 bytes that name arrays by their shapes and numbers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        digest.update(str(content.shape).encode())
+        digest.update(np.ascontiguousarray(content).data)
     return digest.digest()

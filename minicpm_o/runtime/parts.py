@@ -1,20 +1,28 @@
-"""The parts of one model, each opened when first needed and then kept.
+"""The parts of one model, each opened when first needed and then kept; and what a conversation asks of them.
 
-Knows the bundle's file names for what `from_bundle` does not know itself; knows no prompts and no answers.
+`Parts` is nano; `official_parts` has the same face for the official checkpoints. Knows the bundle's file names for what
+`from_bundle` does not know itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+
 from ..checkpoints.bundle import Bundle
-from ..inputs.processor import Processor
+from ..errors import CheckpointError, OptionError
+from ..inputs.messages import Message
+from ..inputs.processor import ImageMedia, ModelInputs, Processor
 from ..inputs.text import Tokenizer
 from ..model.config import NanoConfig
 from .device import DevicePlan
+from .sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from .encoders import HearingEncoder, VisionEncoder
@@ -25,20 +33,92 @@ if TYPE_CHECKING:
 PartT = TypeVar("PartT")
 
 
-class Parts:
-    """What a model is made of at run time. Safe to use from several threads; a part is opened once."""
+@dataclass(frozen=True)
+class AnswerDefaults:
+    """How a model answers when it is not told otherwise."""
 
-    def __init__(self, bundle: Bundle, plan: DevicePlan) -> None:
-        self.bundle = bundle
-        self.plan = plan
+    max_tokens: int = 256
+    num_beams: int = 1
+    length_penalty: float = 0.6
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+class OpenedParts:
+    """What has been opened so far. Safe to use from several threads; a part is opened once."""
+
+    def __init__(self) -> None:
         self.load_s = 0.0
         """Seconds spent opening parts so far."""
         self._opened: dict[str, Any] = {}
         self._lock = threading.RLock()
 
+    def opened(self) -> list[str]:
+        """Names of the parts that are open."""
+        return sorted(self._opened)
+
+    def _part(self, name: str, make: Callable[[], PartT]) -> PartT:
+        with self._lock:
+            if name not in self._opened:
+                started = time.perf_counter()
+                self._opened[name] = make()
+                self.load_s += time.perf_counter() - started
+            return cast(PartT, self._opened[name])
+
+
+class Parts(OpenedParts):
+    """What nano is made of at run time."""
+
+    has_recogniser = True
+    """Sounds are written down beside what is heard of them."""
+
+    def __init__(self, bundle: Bundle, plan: DevicePlan) -> None:
+        super().__init__()
+        self.bundle = bundle
+        self.plan = plan
+
+    # What a conversation asks
+
+    @property
+    def defaults(self) -> AnswerDefaults:
+        return AnswerDefaults()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any file of the model does."""
+        files = sorted((name, entry.sha256) for name, entry in self.bundle.files.items())
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        special = self.tokenizer.special
+        return special.im_end, special.endoftext
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that an answer never holds."""
+        special = self.tokenizer.special
+        return special.im_start, *special.markers
+
+    def prepare(self, messages: Sequence[Message], *, transcripts: Sequence[str | None] | None = None,
+                options: Any = None) -> ModelInputs:
+        """The prompt. Raises OptionError for prompt options, which nano does not have."""
+        if options is not None:
+            raise OptionError("options of the prompt are for the official checkpoints; leave them out with nano")
+        return self.processor.prepare(messages, transcripts=transcripts)
+
+    def encode(self, media: Sequence[Any]) -> list[np.ndarray]:
+        """Tokens of the language model for each medium, (sum of span lengths, D)."""
+        return [self.vision.encode(item.pixels).reshape(-1, self.config.language.width)  # (B, Q, D) -> (B * Q, D)
+                if isinstance(item, ImageMedia) else self.hearing.tokens(item.waveform) for item in media]
+
+    # The parts
+
     @property
     def config(self) -> NanoConfig:
-        return self.bundle.config
+        config = self.bundle.config
+        if not isinstance(config, NanoConfig):
+            raise CheckpointError(f"the model in {self.bundle.folder} is {config.name}, not nano")
+        return config
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -95,15 +175,3 @@ class Parts:
             return Speaker.from_bundle(self.bundle, self.plan)
 
         return self._part("speaker", open_speaker)
-
-    def opened(self) -> list[str]:
-        """Names of the parts that are open."""
-        return sorted(self._opened)
-
-    def _part(self, name: str, make: Callable[[], PartT]) -> PartT:
-        with self._lock:
-            if name not in self._opened:
-                started = time.perf_counter()
-                self._opened[name] = make()
-                self.load_s += time.perf_counter() - started
-            return cast(PartT, self._opened[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -66,13 +66,13 @@ def prompt(num_tokens: int, *media: Media) -> ModelInputs:
     return ModelInputs(ids, media, Usage(text=num_tokens))
 
 
-def encode(media: Media) -> np.ndarray:
-    """Each token is -1, -2, ... so that its place can be seen."""
-    num_tokens = sum(span.length for span in media.spans)
-    return -np.repeat(np.arange(1.0, num_tokens + 1)[:, None], 4, axis=1)
+def encode(media: Sequence[Media]) -> list[np.ndarray]:
+    """Each token of a medium is -1, -2, ... so that its place can be seen."""
+    lengths = [sum(span.length for span in item.spans) for item in media]
+    return [-np.repeat(np.arange(1.0, length + 1)[:, None], 4, axis=1) for length in lengths]
 
 
-def never(media: Media) -> np.ndarray:
+def never(media: Sequence[Media]) -> list[np.ndarray]:
     raise AssertionError("these media need not be encoded")
 
 
@@ -104,7 +104,7 @@ def test_media_before_the_start_are_not_encoded() -> None:
 
 def test_features_of_the_wrong_number_are_refused() -> None:
     with pytest.raises(FusionError, match="holds 2 tokens"):
-        embed(prompt(5, image(1, (1, 3))), 0, CountingEngine(), lambda media: np.zeros((3, 4)))
+        embed(prompt(5, image(1, (1, 3))), 0, CountingEngine(), lambda media: [np.zeros((3, 4))])
 
 
 def run(conversation: Conversation, inputs: ModelInputs, engine: CountingEngine, encoder=encode) -> int:
