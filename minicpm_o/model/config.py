@@ -233,6 +233,13 @@ class TalkerConfig(Config):
     def audio_eos(self) -> int:
         return self.num_audio_tokens - 1
 
+    def as_language(self) -> LanguageConfig:
+        """The talker's body and head as a language model of speech tokens."""
+        return LanguageConfig(kind="llama", vocab_size=self.num_audio_tokens, width=self.width, layers=self.layers,
+                              heads=self.heads, kv_heads=self.kv_heads, head_width=self.width // self.heads,
+                              ffn=self.ffn, norm_eps=self.norm_eps, rope_theta=self.rope_theta,
+                              context_tokens=self.max_positions, tied_head=False)
+
 
 @dataclass(frozen=True)
 class DvaeConfig(Config):
