@@ -110,8 +110,8 @@ class OfficialTokenizer:
         self._markup = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
         self.bad_token_ids = tuple(bad_token_ids)
         """Fragments of broken characters and the like, which a spoken answer never takes."""
-        self.special = OfficialSpecialTokens(**{
-            field.name: self._special_id(field) for field in dataclasses.fields(OfficialSpecialTokens)})
+        ids: dict[str, Any] = {item.name: self._special_id(item) for item in dataclasses.fields(OfficialSpecialTokens)}
+        self.special = OfficialSpecialTokens(**ids)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> OfficialTokenizer:

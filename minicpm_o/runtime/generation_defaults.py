@@ -9,7 +9,7 @@ Source: `chat` and `streaming_generate` of each version. Values alone; `sampling
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError
@@ -82,15 +82,14 @@ def chat_arguments(
     is_search = not do_sample and (beams > 1 or version == "2.6")
     penalty = BEAM_PENALTY if is_search else DRAWN_PENALTY[version]
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    given = {name: value for name, value in drawn.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     if given and not do_sample:
         warnings.warn(f"{', '.join(given)} without do_sample has no effect: nothing is drawn", stacklevel=2)
-    arguments = GenerationArguments(
-        do_sample=do_sample, num_beams=beams,
+    most = MAX_NEW_TOKENS[version] if max_new_tokens is None else max_new_tokens
+    return GenerationArguments(
+        do_sample=do_sample, num_beams=beams, max_new_tokens=1 if teacher_forcing else most,
         repetition_penalty=penalty if repetition_penalty is None else repetition_penalty,
-        max_new_tokens=MAX_NEW_TOKENS[version] if max_new_tokens is None else max_new_tokens,
-        min_new_tokens=min_new_tokens)
-    return replace(arguments, **given, **({"max_new_tokens": 1} if teacher_forcing else {}))
+        min_new_tokens=min_new_tokens, **given)
 
 
 def _num_beams(version: OfficialVersion, do_sample: bool, asked: int | None) -> int:
