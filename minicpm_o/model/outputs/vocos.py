@@ -17,8 +17,6 @@ from ..config import VocosConfig
 NORM_EPS = 1e-6
 KERNEL = 7
 MAX_MAGNITUDE = 1e2
-IGNORED_PREFIXES = ("feature_extractor.",)
-"""Tensors of Vocos.pt that analyse sound (window and mel filters of the training); synthesis has no use for them."""
 
 
 class VocosBlock(nn.Module):
