@@ -100,13 +100,15 @@ def mel_decades(waveform: np.ndarray, *, mel_bins: int = MEL_BINS) -> np.ndarray
     return decades
 
 
-@lru_cache(maxsize=4)
-def mel_filters(mel_bins: int = MEL_BINS) -> np.ndarray:
-    """Triangular filters (M, 201) float32 from FFT bins to mel bins: Slaney scale, each of unit area, 0 to 8 kHz."""
-    fft_hz = np.linspace(0, AUDIO_RATE_HZ / 2, FFT_SAMPLES // 2 + 1)
+@lru_cache(maxsize=8)
+def mel_filters(mel_bins: int = MEL_BINS, *, fft_samples: int = FFT_SAMPLES,
+                rate_hz: int = AUDIO_RATE_HZ) -> np.ndarray:
+    """Triangular filters (M, fft_samples // 2 + 1) float32 from FFT bins to mel bins: Slaney scale, each of unit area,
+    0 to 8 kHz at any rate."""
+    fft_hz = np.linspace(0, rate_hz / 2, fft_samples // 2 + 1)
     edges = _mel_to_hz(np.linspace(0, _hz_to_mel(AUDIO_RATE_HZ / 2), mel_bins + 2))
     widths = np.diff(edges)
-    slopes = edges[:, None] - fft_hz[None, :]                               # (M + 2, 201)
+    slopes = edges[:, None] - fft_hz[None, :]                               # (M + 2, bins)
     rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
     triangles: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
     return triangles.astype(np.float32)
