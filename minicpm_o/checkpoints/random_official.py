@@ -54,6 +54,8 @@ MAX_SHARD_BYTES = 5_000_000_000
 TOKEN2WAV = "assets/token2wav"
 VOCOS_FILE = "assets/Vocos.pt"
 CHATTTS_FOLDER = "assets/chattts_tokenizer"
+_BLOCK_ITEM_BYTES = 128
+"""Reckoned per number when a tensor is cut into blocks: small ones stay in the processor's cache."""
 _SPARE_BYTES = 50_000_000
 """For the tokenizer and the headers."""
 
@@ -201,11 +203,11 @@ def _scale(name: str, shape: Shape) -> tuple[float, float]:
 
 def _draw(key: tuple[int, int], count: int, mean: float, spread: float, dtype: str) -> Iterator[np.ndarray]:
     """So many numbers in blocks, as bits of bfloat16 or as float32."""
-    generator = np.random.Generator(np.random.SFC64(key))
+    source = np.random.SFC64(key)
     table = _quantiles(mean, spread, dtype)
-    for length in in_blocks(count, 16):  # 16: an index of 8 bytes is made of every number
-        picks = np.frombuffer(generator.bytes(2 * length), dtype="<u2")
-        yield table.take(picks)
+    for length in in_blocks(count, _BLOCK_ITEM_BYTES):
+        picks = source.random_raw(-(-length // 4)).view("<u2")[:length]
+        yield table.take(picks, mode="wrap")  # no pick is out of range, and this mode does not look for one
 
 
 @lru_cache(maxsize=64)

@@ -200,3 +200,15 @@ def test_a_release_without_its_quantisation(tmp_path: Path) -> None:
     write(tmp_path, stored, None)
     with pytest.raises(CheckpointError, match="an int4 release whose config.json lost its quantization_config"):
         Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_a_release_becomes_ordinary_torch_weights(tmp_path: Path, method: str) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from minicpm_o.checkpoints.torch_loader import load_official
+
+    _, ordinary = write_release(tmp_path, method)
+    state = load_official(Checkpoint.open(tmp_path), dtype=torch.float32).state_dict()
+    for name, tensor in ordinary.items():
+        np.testing.assert_array_equal(state["language." + name.removeprefix("llm.")].numpy(), tensor)
