@@ -23,6 +23,8 @@ from ..model.config import Config, NanoConfig
 from . import parts as table
 from .bundle import Bundle, PartEntry, describe_files
 from .ctranslate2 import read_variables, whisper_config, whisper_tensors
+from .embeddings import FILE_NAME as EMBEDDINGS_FILE
+from .embeddings import quantise_rows
 from .gguf import MEDIA_TOKENS, GGUFFile
 from .lexicon import build_lexicon
 from .parts import NANO_PARTS, Part
@@ -237,14 +239,6 @@ def replace_marker_rows(embeddings: np.ndarray, markers: np.ndarray | None) -> n
     return table_copy
 
 
-def quantise_rows(embeddings: np.ndarray) -> dict[str, np.ndarray]:
-    """(V, D) float32 -> `embed_tokens` int8 (V, D) and `scales` float16 (V, 1): row = int8 * scale."""
-    smallest = np.finfo(np.float16).smallest_subnormal  # a row of zeros still needs a scale that is not zero
-    scales = np.maximum(np.abs(embeddings).max(axis=1, keepdims=True) / 127, smallest).astype(np.float16)
-    rounded = np.rint(embeddings / scales.astype(np.float32))  # by the stored scale, so its own rounding is undone
-    return {"embed_tokens": np.clip(rounded, -127, 127).astype(np.int8), "scales": scales}
-
-
 def _assemble_locked(home: Path, target: Path, store: PartStore, settings: NanoSettings, recipe: Recipe) -> None:
     found: dict[str, Mapping[str, Path]] = {part.name: store.get(part) for part in recipe.needed()}
     for part in recipe.parts:  # optional parts are taken along when they are here already
@@ -294,7 +288,7 @@ def _build_language(folder: Path, sources: Sources) -> None:
         folder=folder,
     )
     words = replace_marker_rows(weights["model.embed_tokens.weight"], sources.connectors.get("markers.weight"))
-    write_atomic(folder / "embeddings.safetensors", [save(quantise_rows(words))])
+    write_atomic(folder / EMBEDDINGS_FILE, [save(quantise_rows(words))])
     write_atomic(folder / "tokenizer.json", [file.tokenizer().to_str().encode()])
 
 
@@ -393,7 +387,7 @@ def _credits(recipe: Recipe, found: FoundParts) -> dict[str, PartEntry]:
 def _builder_sha256() -> str:
     """Digest of the code that decides what is in a bundle, so that no bundle outlives a change of its builder."""
     here = Path(__file__).parent
-    files = [here / f"{name}.py" for name in ("nano", "gguf", "ctranslate2", "torch_legacy", "lexicon")]
+    files = [here / f"{name}.py" for name in ("nano", "embeddings", "gguf", "ctranslate2", "torch_legacy", "lexicon")]
     digest = hashlib.sha256()
     for file in [*files, *sorted((here / "graphs").glob("*.py"))]:
         digest.update(file.read_bytes())

@@ -111,8 +111,13 @@ def take(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> 
 
     Raises CheckpointError if it is absent or of another shape: a graph of the wrong tensors would run and talk rubbish.
     """
+    return np.asarray(take_raw(weights, name, shape), dtype=np.float32)
+
+
+def take_raw(weights: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
+    """As `take`, in the type that it is stored in, for tables that are not wanted as float32 at once."""
     _check_name(weights, name, shape)
-    tensor = np.asarray(weights[name], dtype=np.float32)
+    tensor = weights[name]
     _check_shape(name, tensor.shape, shape)
     return tensor
 
