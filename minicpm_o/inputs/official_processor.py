@@ -38,7 +38,7 @@ from .session_prompt import PrefillPrompt, SessionPrompt, first_chunk, prefill_p
 from .slices import SlicedImage, slice_picture
 from .system_prompts import MarkupPart
 from .templates import OfficialVersion, Origin, Segment, Slot, Tools, Turn, Words, chat_template
-from .video_units import video_units
+from .video_units import load_stills, video_units
 
 Spans = tuple[Span, ...]
 
@@ -48,11 +48,11 @@ class PromptOptions:
     """How messages become a prompt; None leaves it to the checkpoint or its version."""
 
     max_slice_nums: int | None = None
-    """Slices of a picture at most; None: the checkpoint's, 9. Frames of a video are never cut."""
+    """Slices of a picture at most; None: the checkpoint's, 9. A video's units are never cut."""
     use_image_id: bool | None = None
     """Number the pictures; None: the checkpoint's, yes. Frames of a video have no numbers."""
     omni_mode: bool | None = None
-    """Join the parts of a message with nothing between them, instead of a new line; None: when there is a video."""
+    """Join the parts of a message with nothing between them, instead of a new line; None: when a video has units."""
     stream_input: bool | None = None
     """Give each second of a sound a start and an end of its own; None: in 2.6. In 4.5 it joins as omni_mode does."""
     use_tts_template: bool = False
@@ -63,11 +63,15 @@ class PromptOptions:
     """Tokens of the prompt at most; None: the caller sees to it."""
     stack_frames: int = 1
     """Frames a second of a video in 4.5; those beyond the first share a picture."""
+    video_stills: bool = False
+    """Look at a video as pictures alone, one a second, without its sound."""
+    still_slices: int = 2
+    """Slices of such a picture at most."""
     text_is_markup: bool = False
     """Let special tokens in the messages' words count, as the reference does; only for words of your own."""
 
     def __post_init__(self) -> None:
-        for name in ("max_slice_nums", "max_inp_length", "stack_frames"):
+        for name in ("max_slice_nums", "max_inp_length", "stack_frames", "still_slices"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}; it must be 1 or more")
@@ -170,13 +174,14 @@ class OfficialProcessor:
         """The options with nothing left to the checkpoint."""
         slicing = self.config.slicing
         has_video = any(isinstance(part, VideoPart) for message in messages for part in message.parts)
+        has_units = has_video and not options.video_stills
         if options.stack_frames > 1 and self.version == "2.6":
             warnings.warn("stack_frames has no effect: MiniCPM-o 2.6 looks at one frame a second", stacklevel=3)
         return replace(
             options,
             max_slice_nums=slicing.max_slices if options.max_slice_nums is None else options.max_slice_nums,
             use_image_id=slicing.use_image_id if options.use_image_id is None else options.use_image_id,
-            omni_mode=has_video if options.omni_mode is None else options.omni_mode,
+            omni_mode=has_units if options.omni_mode is None else options.omni_mode,
             stream_input=self.version == "2.6" if options.stream_input is None else options.stream_input)
 
     # Loading
@@ -203,6 +208,9 @@ class OfficialProcessor:
             waveform = load_audio(part.source, rate_hz=part.rate_hz, allow_urls=allow_urls)
             return [self._listen(waveform, found, message=number, origin="audio")]
         if isinstance(part, VideoPart):
+            if options.video_stills:
+                return [self._look(frame, found, max_slices=options.still_slices, is_numbered=False, origin="video")
+                        for frame in load_stills(part.source, allow_urls=allow_urls)]
             return self._watch(part, number, found, options, allow_urls)
         raise MessageError(f"a message part of type {type(part).__name__} is not text, image, audio or video")
 

@@ -235,6 +235,18 @@ def test_a_silent_video_is_frames_alone(processor_45: OfficialProcessor, monkeyp
     assert len(inputs.image_bounds) == 3 and inputs.audio_bounds == [] and inputs.speech_start is None
 
 
+def test_a_video_file(processor: OfficialProcessor, encode_video) -> None:
+    """Three seconds of pictures and sound, through the whole path."""
+    path = encode_video("clip.mp4", "mpeg4", "aac", seconds=3)
+    inputs = processor.prepare([user(VideoPart(path), "hi")])
+    assert len(inputs.image_bounds) == len(inputs.audio_bounds) == 3
+    assert all_spans(inputs) == find_spans(inputs.ids, processor.tokenizer.special.unk)
+    assert inputs.usage.video > 0 == inputs.usage.image + inputs.usage.audio
+    stills = processor.prepare([user(VideoPart(path), "hi")], options=PromptOptions(video_stills=True))
+    assert len(stills.image_bounds) == 3 and stills.audio_bounds == []
+    assert "</image>" in stills.prompt.split("\nhi<")[0]
+
+
 def test_a_prompt_that_is_too_long_is_refused(processor: OfficialProcessor) -> None:
     messages = [user(picture(), "hi")]
     length = len(processor.prepare(messages).ids)
