@@ -7,7 +7,7 @@ counting frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -67,14 +67,31 @@ def load_video(source: Source, *, frames_per_second: float = 1.0, max_frames: in
     if not (0 < frames_per_second <= 1000 and max_frames >= 1):
         raise OptionError(f"frames_per_second={frames_per_second} and max_frames={max_frames}; expected more than 0 "
                           f"(at most 1000) and 1 or more")
+    return load_frames_at(source, lambda length: frame_times(length.seconds, frames_per_second, max_frames),
+                          allow_urls=allow_urls, max_seconds=max_seconds)
+
+
+@dataclass(frozen=True)
+class VideoLength:
+    """Seconds from the start of the earlier track to where the whole and where its pictures alone end, as the file
+    says; a file that does not say of its pictures has them last as long as the whole."""
+
+    seconds: float
+    pictures_s: float
+
+
+def load_frames_at(source: Source, choose_times: Callable[[VideoLength], Sequence[float]], *, allow_urls: bool = False,
+                   max_seconds: float = 3600) -> Video:
+    """As `load_video`, with the frames on screen at the times, not falling, that are chosen knowing the length."""
     if isinstance(source, np.ndarray | Image.Image):
         raise VideoError(f"cannot read a video from a value of type {type(source).__name__}; "
                          f"give a path, bytes or a file object")
     with open_source(source, kind="video", allow_urls=allow_urls) as file:
-        return _load_file(file, name_of(source), frames_per_second, max_frames, max_seconds)
+        return _load_file(file, name_of(source), choose_times, max_seconds)
 
 
-def _load_file(file: BinaryIO, name: str, frames_per_second: float, max_frames: int, max_seconds: float) -> Video:
+def _load_file(file: BinaryIO, name: str, choose_times: Callable[[VideoLength], Sequence[float]],
+               max_seconds: float) -> Video:
     import av
 
     try:
@@ -82,7 +99,7 @@ def _load_file(file: BinaryIO, name: str, frames_per_second: float, max_frames: 
         if axis.seconds > max_seconds:
             raise VideoError(f"{name} lasts {axis.seconds:.0f} s, more than the limit of {max_seconds:.0f} s; "
                              f"cut it into pieces")
-        times = frame_times(axis.seconds, frames_per_second, max_frames)
+        times = choose_times(VideoLength(axis.seconds, axis.pictures_s))
         frames, pictures_end_s = _read_frames(file, name, axis.origin_s, times)
         waveform = _read_sound(file, name, axis.origin_s, max_seconds)
         _check_whole(axis, pictures_end_s, waveform, name)
@@ -112,6 +129,8 @@ class _Axis:
 
     origin_s: float
     seconds: float
+    pictures_s: float
+    """How long until the pictures end, as far as the file says."""
     is_exact: bool
     """Whether the header states the length, so that less is a truncated file."""
 
@@ -119,11 +138,19 @@ class _Axis:
 def _time_axis(file: BinaryIO, name: str) -> _Axis:
     """Raises VideoError if there is no picture track or it is too large."""
     with _reopen(file) as container:
-        _check_pictures(_picture_track(container, name), name)
+        pictures = _picture_track(container, name)
+        _check_pictures(pictures, name)
         if container.start_time is not None and container.duration:
             is_exact = container.format.name in EXACT_LENGTHS
-            return _Axis(container.start_time / 1e6, container.duration / 1e6, is_exact)
+            origin_s, seconds = container.start_time / 1e6, container.duration / 1e6
+            return _Axis(origin_s, seconds, _pictures_end(pictures, origin_s, seconds), is_exact)
     return _scan_time_axis(file, name)
+
+
+def _pictures_end(stream: VideoStream, origin_s: float, seconds: float) -> float:
+    if stream.duration is None or stream.time_base is None:
+        return seconds
+    return min(seconds, float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s)
 
 
 def _scan_time_axis(file: BinaryIO, name: str) -> _Axis:
@@ -136,7 +163,7 @@ def _scan_time_axis(file: BinaryIO, name: str) -> _Axis:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if end_s < start_s:
         raise VideoError(f"{name} holds no pictures; it is empty or truncated, save or download it again")
-    return _Axis(start_s, end_s - start_s, is_exact=False)
+    return _Axis(start_s, end_s - start_s, end_s - start_s, is_exact=False)
 
 
 def _check_whole(axis: _Axis, pictures_end_s: float, waveform: np.ndarray | None, name: str) -> None:
