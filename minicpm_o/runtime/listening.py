@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import AudioError, CheckpointError
 from ..inputs.mel import num_encoder_frames, num_pooled
-from ..model.config import WhisperEncoderConfig
+from ..model.config import OfficialConfig, WhisperEncoderConfig
 from ..rates import ENCODER_RATE_HZ
 from .device import DevicePlan, make_session
 from .encoders import UNHEARD, block_causal_bias
@@ -64,11 +64,11 @@ class HearingSession:
     @classmethod
     def from_bundle(cls, bundle: Bundle, plan: DevicePlan) -> HearingSession:
         """Raises CheckpointError if the bundle's model does not hear in this way."""
-        config = bundle.config.hearing
-        if not isinstance(config, WhisperEncoderConfig):
-            raise CheckpointError(f"the model in {bundle.folder} is {bundle.config.version}, which has no {FILE_NAME}; "
-                                  f"open 2.6 or 4.5, exported with its hearing")
-        return cls(make_session(bundle.path(FILE_NAME), plan, kind="hearing"), config)
+        config = bundle.config
+        if not isinstance(config, OfficialConfig) or config.hearing is None:
+            raise CheckpointError(f"the model in {bundle.folder} is {config.version}, without a {FILE_NAME}; open 2.6 "
+                                  f"or 4.5, exported with its hearing")
+        return cls(make_session(bundle.path(FILE_NAME), plan, kind="hearing"), config.hearing)
 
     def hear(self, log_mel: np.ndarray, kept: np.ndarray, positions: np.ndarray, bias: np.ndarray, past: Cache, *,
              keep: bool) -> tuple[np.ndarray, Cache]:
@@ -93,9 +93,9 @@ def encode_clips(network: HearingNetwork, log_mels: Sequence[np.ndarray], *,
     one, which keeps memory small, and the filling only as far as it is heard.
     Raises AudioError for a piece that is empty, not finite or of another number of mel bins.
     """
-    config = network.config
-    longest = max((check_log_mel(log_mel, config).shape[1] for log_mel in log_mels), default=0)
-    return [_encode_clip(network, log_mel, longest, fix_padding) for log_mel in log_mels]
+    checked = [check_log_mel(log_mel, network.config) for log_mel in log_mels]
+    longest = max((log_mel.shape[1] for log_mel in checked), default=0)
+    return [_encode_clip(network, log_mel, longest, fix_padding) for log_mel in checked]
 
 
 def _encode_clip(network: HearingNetwork, log_mel: np.ndarray, longest: int, fix_padding: bool) -> np.ndarray:
@@ -146,7 +146,8 @@ def hear_chunk(network: HearingNetwork, heard: StreamingHearing, log_mel: np.nda
     Raises AudioError for a chunk that is not finite, of another number of mel bins or too short for one token.
     """
     config = network.config
-    made = num_encoder_frames(check_log_mel(log_mel, config).shape[1])
+    log_mel = check_log_mel(log_mel, config)
+    made = num_encoder_frames(log_mel.shape[1])
     if heard.num_frames + made >= config.max_frames:
         heard = StreamingHearing()
     kept = np.arange((prefix_frames + 1) // 2, made - (suffix_frames + 1) // 2)
@@ -165,15 +166,17 @@ def hear_chunk(network: HearingNetwork, heard: StreamingHearing, log_mel: np.nda
 
 
 def check_log_mel(log_mel: np.ndarray, config: WhisperEncoderConfig) -> np.ndarray:
-    """The frames themselves. Raises AudioError if the encoder cannot hear them."""
+    """The frames as float32. Raises AudioError if the encoder cannot hear them."""
     if log_mel.ndim != 2 or log_mel.shape[0] != config.mel_bins or not log_mel.shape[1]:
         raise AudioError(f"log-mel frames of shape {log_mel.shape} were given, the encoder takes "
                          f"({config.mel_bins}, F) with F of 1 or more; make them with inputs.mel")
     if not np.isfinite(log_mel).all():
         raise AudioError("the log-mel frames hold NaN or infinite values; clean the sound they were made of")
-    return log_mel
+    frames: np.ndarray = log_mel.astype(np.float32, copy=False)
+    return frames
 
 
 def _positions(config: WhisperEncoderConfig, places: np.ndarray) -> np.ndarray:
     """Rows of the table of places; when it runs out the last one is repeated."""
-    return np.minimum(places, config.max_frames - 1)
+    rows: np.ndarray = np.minimum(places, config.max_frames - 1)
+    return rows
