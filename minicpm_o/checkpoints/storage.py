@@ -19,7 +19,8 @@ from ..errors import CheckpointError, DiskFullError
 CHUNK_BYTES = 1 << 20
 HOME_VARIABLE = "MINICPM_O_HOME"
 _WORK_PREFIX = ".work-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""Codes by which a system says that there is no room."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -68,7 +69,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL_DISK:
             raise disk_full(folder) from error
         if error.errno in _REFUSED:
             raise CheckpointError(
