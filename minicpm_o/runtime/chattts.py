@@ -16,7 +16,7 @@ where they are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -202,7 +202,7 @@ def code_probabilities(logits: np.ndarray, history: Sequence[np.ndarray], sampli
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Along the last axis, in double precision."""
     powers = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
 def _penalised(scores: np.ndarray, history: Sequence[np.ndarray], sampling: VoiceSampling) -> np.ndarray:
@@ -211,7 +211,7 @@ def _penalised(scores: np.ndarray, history: Sequence[np.ndarray], sampling: Voic
     recent = np.stack(history[-sampling.penalty_steps :])  # (T, q)
     counts = np.stack([np.bincount(codes, minlength=scores.shape[1]) for codes in recent.T])
     factors = np.float32(sampling.repetition_penalty) ** counts.astype(np.float32)
-    return np.where(scores < 0, scores * factors, scores / factors)
+    return np.asarray(np.where(scores < 0, scores * factors, scores / factors))
 
 
 def keep_top_p(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
@@ -219,7 +219,7 @@ def keep_top_p(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
     order = np.argsort(scores, kind="stable")
     dropped = np.cumsum(softmax(scores[order])) <= 1 - sampling.top_p
     dropped[-sampling.min_keep :] = False
-    kept = scores.copy()
+    kept = np.array(scores)
     kept[order[dropped]] = -np.inf
     return kept
 
@@ -227,7 +227,7 @@ def keep_top_p(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
 def keep_top_k(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
     """(V,) with -inf below the k-th highest."""
     k = min(max(sampling.top_k, sampling.min_keep), scores.size)
-    return np.where(scores < np.partition(scores, -k)[-k], -np.inf, scores)
+    return np.asarray(np.where(scores < np.partition(scores, -k)[-k], -np.inf, scores))
 
 
 def generate(network: VoiceNetwork, segment: Segment, sampling: VoiceSampling, draw: Draw) -> bool:
@@ -405,7 +405,7 @@ class ChatTTSVoice:
         elif num_text > done:
             read_text(self.network, segment, segment.text[done:num_text], None)
 
-    def _sound(self, steps: Iterator[bool], segment: Segment) -> Iterator[np.ndarray]:
+    def _sound(self, steps: Iterator[bool], segment: Segment) -> Generator[np.ndarray, None, bool]:
         """Decode each call's codes with a little of what came before, and join; returns whether the reply is over."""
         joiner, spoken, stopped = SoundJoiner(self.joining), segment.taken_over, False
         for over in steps:

@@ -33,7 +33,8 @@ class ChatTTSText:
 
     def __init__(self, tokenizer: Tokenizer, *, where: str = "the tokenizer") -> None:
         ids = {name: tokenizer.token_to_id(mark) for name, mark in MARKS.items()}
-        absent = [MARKS[name] for name, token in ids.items() if token is None]
+        found = {name: token for name, token in ids.items() if token is not None}
+        absent = [mark for name, mark in MARKS.items() if name not in found]
         if absent:
             raise CheckpointError(f"{where} lacks {' '.join(absent)}; give the folder assets/chattts_tokenizer of "
                                   f"MiniCPM-o 2.6")
@@ -41,7 +42,7 @@ class ChatTTSText:
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # marks in text are text
         self.tokenizer = tokenizer
-        self.tokens = SpeechTokens(**ids)
+        self.tokens = SpeechTokens(**found)
 
     @classmethod
     def from_folder(cls, folder: Path) -> ChatTTSText:

@@ -71,18 +71,23 @@ def spectrum(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: Voc
 def inverse_fourier(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: VocosConfig, x: str) -> None:
     """(1, 2 S, T) -> waveform (1, N); what lies outside the T hops is cut off."""
     window = take(weights, "head.istft.window", [config.fft_samples])
-    cut = (config.fft_samples - config.hop_samples) // 2
-    shape = {"kernel_shape": [config.fft_samples], "strides": [config.hop_samples], "pads": [cut, cut]}
     waves = graph.constant("windowed_waves", (fourier_waves(config.fft_samples) * window)[:, None].astype(np.float32))
-    summed = graph.node("ConvTranspose", [x, waves], "overlap_add", **shape)
+    summed = overlap_add(graph, config, x, waves, "overlap_add")
     first = graph.node("Slice", [x, graph.integers("zero", 0), graph.integers("one", 1), graph.integers("bins", 1)],
                        "any_bin")
     ones = graph.node("Add", [graph.node("Mul", [first, graph.scalar("nothing", 0.0)], "zeros"),
                               graph.scalar("unit", 1.0)], "ones")
     squares = graph.constant("window_squared", np.square(window)[None, None])
-    weight = graph.node("ConvTranspose", [ones, squares], "window_sum", **shape)
+    weight = overlap_add(graph, config, ones, squares, "window_sum")
     waveform = graph.node("Div", [summed, weight], "waveform_3d")
     graph.node("Squeeze", [waveform, graph.integers("channel", 1)], "waveform")
+
+
+def overlap_add(graph: GraphBuilder, config: VocosConfig, x: str, kernel: str, name: str) -> str:
+    """x (1, channels, T): every number times its row of the kernel, a hop apart -> (1, 1, N)."""
+    cut = (config.fft_samples - config.hop_samples) // 2
+    return graph.node("ConvTranspose", [x, kernel], name, kernel_shape=[config.fft_samples],
+                      strides=[config.hop_samples], pads=[cut, cut])
 
 
 def fourier_waves(fft_samples: int) -> np.ndarray:
