@@ -23,7 +23,7 @@ import numpy as np
 from ...errors import CheckpointError
 from ...model.config import OfficialConfig, QueryResamplerConfig, SiglipConfig
 from ...model.encoders.positions import place_frequencies
-from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, take
+from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, Matrix, check_bits, take, take_matrix
 
 FILE_NAME = "vision.onnx"
 
@@ -40,14 +40,13 @@ def build_siglip(tower: Mapping[str, np.ndarray], resampler: Mapping[str, np.nda
     if config.vision is None or config.resampler is None:
         raise CheckpointError(f"the config of {config.name} has no vision; load the model with it before exporting")
     vision, reading = config.vision, config.resampler
-    graph = GraphBuilder("vision")
-    graph.input("patches", FLOAT, ["pieces", "patches_of_each", vision.channels * vision.patch_px**2])
-    graph.input("position_ids", INT64, ["pieces", "patches_of_each"])
-    graph.input("places", INT64, ["pieces", "patches_of_each", 2])
-    graph.output("tokens", FLOAT, ["pieces", reading.queries, config.language.width])
-    features = _Tower(graph, tower, vision, bits, block_size).features()
-    _Resampler(graph, resampler, reading, vision.width, config.language.width, bits, block_size).tokens(features)
-    graph.save(folder / FILE_NAME, external=True)
+    with GraphBuilder.streaming("vision", folder / FILE_NAME) as graph:
+        graph.input("patches", FLOAT, ["pieces", "patches_of_each", vision.channels * vision.patch_px**2])
+        graph.input("position_ids", INT64, ["pieces", "patches_of_each"])
+        graph.input("places", INT64, ["pieces", "patches_of_each", 2])
+        graph.output("tokens", FLOAT, ["pieces", reading.queries, config.language.width])
+        features = _Tower(graph, tower, vision, bits, block_size).features()
+        _Resampler(graph, resampler, reading, vision.width, config.language.width, bits, block_size).tokens(features)
 
 
 class _Part:
@@ -61,11 +60,12 @@ class _Part:
     def take(self, name: str, *shape: int) -> np.ndarray:
         return take(self.weights, name, shape)
 
-    def dense(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+    def dense(self, x: str, name: str, weight: Matrix, bias: np.ndarray | None) -> str:
         return self.graph.linear(x, weight, bias, f"{self.prefix}.{name}", bits=self.bits, block_size=self.block_size)
 
     def linear(self, x: str, name: str, columns: int, rows: int) -> str:
-        return self.dense(x, name, self.take(f"{name}.weight", rows, columns), self.take(f"{name}.bias", rows))
+        matrix = take_matrix(self.weights, f"{name}.weight", [rows, columns])
+        return self.dense(x, name, matrix, self.take(f"{name}.bias", rows))
 
     def norm(self, x: str, name: str, width: int) -> str:
         return self.graph.layer_norm(x, self.take(f"{name}.weight", width), self.take(f"{name}.bias", width),
@@ -115,9 +115,9 @@ class _Tower(_Part):
     def attention(self, x: str, name: str) -> str:
         """Queries, keys and values come from one matrix, so that the input is rounded once."""
         width, parts = self.config.width, [f"{name}.{part}_proj" for part in "qkv"]
-        weight = np.concatenate([self.take(f"{part}.weight", width, width) for part in parts])
+        matrices = [take_matrix(self.weights, f"{part}.weight", [width, width]) for part in parts]
         bias = np.concatenate([self.take(f"{part}.bias", width) for part in parts])
-        packed = self.dense(x, f"{name}.qkv_proj", weight, bias)
+        packed = self.dense(x, f"{name}.qkv_proj", matrices, bias)
         outs = self.graph.nodes("Split", [packed], f"vpm.{name}.split", outs=[f"vpm.{part}" for part in parts],
                                 axis=-1, num_outputs=3)
         return self.linear(self.attend(*outs, f"{name}.attend", self.config.heads), f"{name}.out_proj", width, width)
@@ -133,7 +133,8 @@ class _Resampler(_Part):
 
     def tokens(self, features: str) -> None:
         width = self.width
-        h = self.dense(features, "kv_proj", self.take("kv_proj.weight", width, self.feature_width), None)
+        h = self.dense(features, "kv_proj", take_matrix(self.weights, "kv_proj.weight", [width, self.feature_width]),
+                       None)
         seen = self.norm(h, "ln_kv", width)
         keys = self.part_of_in_proj(self.add(seen, self.positions(), "placed"), "keys", 1)
         values = self.part_of_in_proj(seen, "values", 2)
@@ -146,8 +147,8 @@ class _Resampler(_Part):
         """Matrix and bias of queries (0), keys (1) or values (2)."""
         width = self.width
         rows = slice(part * width, (part + 1) * width)
-        return (self.take("attn.in_proj_weight", 3 * width, width)[rows],
-                self.take("attn.in_proj_bias", 3 * width)[rows])
+        matrix = take_matrix(self.weights, "attn.in_proj_weight", [3 * width, width])[rows]
+        return np.asarray(matrix, dtype=np.float32), self.take("attn.in_proj_bias", 3 * width)[rows]
 
     def part_of_in_proj(self, x: str, name: str, part: int) -> str:
         return self.dense(x, name, *self.in_proj(part))
