@@ -167,8 +167,8 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 def conditions(network: TalkerNetwork, ids: Sequence[int] | np.ndarray, hidden: np.ndarray, *,
                text_finished: bool) -> np.ndarray:
-    """What the talker reads before it speaks: words (N,) and the language model's hidden states (N, L) to (N + 1, D), or
-    (N + 2, D) with the end of the text.
+    """What the talker reads before it speaks: words (N,) and the language model's hidden states (N, L) to (N + 1, D),
+    or (N + 2, D) with the end of the text.
 
     A hidden state is that of the position where its word was read, after the final norm. The text's end follows if it
     is finished, and always the start of speech. Raises OptionError when ids and hidden states do not fit together.

@@ -1,9 +1,9 @@
 """The talker of 4.5 to a graph of its body and head, and a file of its tables.
 
 talker.onnx is a language graph (see `graphs.language`) whose tokens are speech tokens. talker_embeddings.safetensors
-holds `emb_text` and `emb_code` (each `.table` (rows, D) int8 with `.scales` (rows, 1) float16, or float32 with scales of
-1 when nothing is rounded) and the small projector of hidden states, `projector_semantic.linear1|2.weight|bias`, float16
-or float32. What the checkpoint holds but never uses is left out.
+holds `emb_text` and `emb_code`, each with `.table` (rows, D) int8 and `.scales` (rows, 1) float16 (float32, and scales
+of 1, when nothing is rounded), and the small projector of hidden states, `projector_semantic.linear1|2.weight|bias`,
+float16 or float32. What the checkpoint holds but never uses is left out.
 
 Source: names of `model.outputs.talker`; weight norm (arXiv:1602.07868).
 """
