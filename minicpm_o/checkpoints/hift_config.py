@@ -43,7 +43,7 @@ def open_hift(path: Path) -> tuple[HiftConfig, Mapping[str, np.ndarray]]:
 
     Raises CheckpointError when the file is damaged, or of another vocoder.
     """
-    weights = open_state_dict(path)
+    weights: Mapping[str, np.ndarray] = open_state_dict(path)
     if any(name.startswith(_PREFIX) for name in weights):
         weights = {name.removeprefix(_PREFIX): weights[name] for name in weights}
     return hift_config_from_weights(weights, where=path.name), weights

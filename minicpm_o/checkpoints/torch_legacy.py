@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class _View:
 class _TensorUnpickler(pickle.Unpickler):
     """Builds dictionaries of tensors and nothing else."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
@@ -147,7 +147,7 @@ def open_state_dict(path: str | Path) -> StateDict:
         raise CheckpointError(f"{path} is not a whole PyTorch file of plain tensors: {error}") from error
 
 
-def _load_legacy(file: BinaryIO) -> Any:
+def _load_legacy(file: IO[bytes]) -> Any:
     file.seek(0)
     _check_header(file)
     unpickler = _TensorUnpickler(file)
@@ -156,7 +156,7 @@ def _load_legacy(file: BinaryIO) -> Any:
     return state
 
 
-def _load_zip(file: BinaryIO, path: Path) -> Any:
+def _load_zip(file: IO[bytes], path: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         folder = next((name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")), None)
@@ -172,7 +172,7 @@ def _load_zip(file: BinaryIO, path: Path) -> Any:
     return state
 
 
-def _map_storage(file: BinaryIO, path: Path, entry: zipfile.ZipInfo, storage: _Storage) -> None:
+def _map_storage(file: IO[bytes], path: Path, entry: zipfile.ZipInfo, storage: _Storage) -> None:
     """Let a storage's numbers be the bytes of the file where the archive keeps them."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.numel * storage.dtype.itemsize:
         raise CheckpointError(f"{entry.filename} has {entry.file_size} bytes, expected {storage.numel} plain numbers")
@@ -186,7 +186,7 @@ def _map_storage(file: BinaryIO, path: Path, entry: zipfile.ZipInfo, storage: _S
     storage.values = np.memmap(path, storage.dtype, mode="r", offset=start, shape=(storage.numel,))
 
 
-def _check_header(file: BinaryIO) -> None:
+def _check_header(file: IO[bytes]) -> None:
     if file.read(2) == b"PK":
         raise CheckpointError("it is a zip archive that is cut short; fetch it again")
     file.seek(0)
@@ -196,11 +196,11 @@ def _check_header(file: BinaryIO) -> None:
         raise CheckpointError("it was written on a big-endian machine")
 
 
-def _load_plain(file: BinaryIO) -> Any:
+def _load_plain(file: IO[bytes]) -> Any:
     return _TensorUnpickler(file).load()
 
 
-def _fill_storages(file: BinaryIO, storages: dict[str, _Storage]) -> None:
+def _fill_storages(file: IO[bytes], storages: dict[str, _Storage]) -> None:
     """Read the numbers, in the order of the key list, into the storages that the tensors view."""
     keys = _load_plain(file)
     for key in keys:

@@ -108,7 +108,7 @@ def kaldi_filters() -> np.ndarray:
     edges = np.linspace(low, high, SPEAKER_MEL_BINS + 2)[:, None]
     rising = (fft_mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - fft_mel) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0, np.minimum(rising, falling))
+    filters: np.ndarray = np.maximum(0, np.minimum(rising, falling))
     filters[:, -1] = 0
     return filters
 

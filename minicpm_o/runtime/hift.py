@@ -75,7 +75,7 @@ def harmonics(pitch_hz: np.ndarray, config: HiftConfig, rng: np.random.Generator
     rng: draws the noise, quiet under a voice and louder without one; None adds none.
     """
     samples = frame_samples(config)
-    sines = np.sin(phases(pitch_hz, config)) * np.float32(config.source_gain)
+    sines: np.ndarray = np.sin(phases(pitch_hz, config)) * np.float32(config.source_gain)
     is_voiced = np.repeat(pitch_hz > config.voiced_hz, samples)[:, None]    # (T,) -> (N, 1)
     sines *= is_voiced
     if rng is not None:
