@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
@@ -27,7 +27,7 @@ from .inputs.messages import (
     messages_from_history,
     messages_from_openai,
 )
-from .inputs.processor import ImageMedia, Media, ModelInputs, Usage
+from .inputs.processor import ModelInputs, Usage
 from .inputs.prompts import CAPTION, CAPTION_BEAMS
 from .inputs.sources import Source, read_source
 from .inputs.video import load_video
@@ -35,13 +35,15 @@ from .rates import AUDIO_RATE_HZ
 from .runtime.beam import BeamConfig, search
 from .runtime.conversation import Conversation, Pool, content_digest, prefill, prompt_keys
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
+from .runtime.parts import AnswerDefaults, Parts
 from .runtime.sampling import SamplingConfig
 from .runtime.timing import Stopwatch, Timing
 
 if TYPE_CHECKING:
+    from .inputs.official_processor import PromptOptions
     from .runtime.device import DevicePlan
     from .runtime.engine import Step
-    from .runtime.parts import Parts
+    from .runtime.official_parts import OfficialParts
     from .runtime.speech import Speech, Voice
     from .runtime.transcribe import Transcript
 
@@ -79,11 +81,14 @@ class Reply:
     model: str
     warnings: tuple[str, ...] = ()
     """What the caller should know, for example that the oldest turns did not fit the context window."""
+    speech: Speech | None = field(default=None, compare=False)
+    """The answer as sound, when it was asked for."""
 
     def __str__(self) -> str:
         return self.text
 
 
+ModelParts: TypeAlias = "Parts | OfficialParts"
 EventT = TypeVar("EventT")
 Event: TypeAlias = TextDelta | Reply
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
@@ -108,19 +113,24 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
+        **loading: Any,
     ) -> None:
         """Open a model, assembling nano first when it is not on this machine yet.
 
-        name_or_path: "nano" or the folder of a bundle; threads: None takes the cores given to this process;
-        voice: the one that `speak` uses when it is not told; progress: show a bar on stderr while assembling;
-        parts: parts of nano at paths of the user. Raises CheckpointError.
+        name_or_path: "nano", the folder of a bundle (as `minicpm-o export` writes it), or an official checkpoint, its
+        folder or its name on the hub, which torch runs. threads: None takes the cores given to this process; voice:
+        the one that `speak` uses when it is not told; progress: show a bar on stderr while assembling; parts: parts of
+        nano at paths of the user. loading: device, dtype, attention, vision, hearing, speech and check_memory of
+        `runtime.opening.LoadOptions`, for checkpoints and exported bundles. Raises CheckpointError, or OptionError for
+        what this kind of model does not heed.
         """
-        from .checkpoints.hub import open_bundle
-        from .runtime.device import plan_device
-        from .runtime.parts import Parts
+        from .runtime.opening import LoadOptions, open_parts
 
-        bundle = open_bundle(name_or_path, parts=parts, progress=progress)
-        self._begin(Parts(bundle, plan_device(bundle, threads=threads)), voice)
+        if unknown := sorted(set(loading) - LoadOptions.names()):
+            known = ', '.join(sorted(LoadOptions.names()))
+            raise TypeError(f"MiniCPMO has no argument {unknown[0]!r}; it knows {known}")
+        options = LoadOptions(threads=threads, progress=progress, parts=parts, **loading)
+        self._begin(open_parts(name_or_path, options), voice)
 
     @classmethod
     def from_pretrained(
@@ -131,19 +141,20 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
+        **loading: Any,
     ) -> MiniCPMO:
         """The same as the constructor, under the name that model libraries use."""
-        return cls(name_or_path, threads=threads, voice=voice, progress=progress, parts=parts)
+        return cls(name_or_path, threads=threads, voice=voice, progress=progress, parts=parts, **loading)
 
     @classmethod
-    def from_parts(cls, parts: Parts, *, voice: str | None = None) -> MiniCPMO:
+    def from_parts(cls, parts: ModelParts, *, voice: str | None = None) -> MiniCPMO:
         """A model on parts that are open already; several models may share them."""
         model = cls.__new__(cls)
         model._begin(parts, voice)
         return model
 
-    def _begin(self, parts: Parts, voice: str | None) -> None:
-        self.parts = parts
+    def _begin(self, parts: ModelParts, voice: str | None) -> None:
+        self.parts: Any = parts
         self.voice = voice
         self._lock = threading.RLock()
         self._pool = Pool()
@@ -152,17 +163,20 @@ class MiniCPMO:
 
     @property
     def name(self) -> str:
-        return self.parts.config.name
+        name: str = self.parts.config.name
+        return name
 
     @property
     def fingerprint(self) -> str:
         """Changes when any file of the model does."""
-        return self.parts.fingerprint
+        fingerprint: str = self.parts.fingerprint
+        return fingerprint
 
     @property
     def plan(self) -> DevicePlan:
         """Threads, provider and memory, with reasons."""
-        return self.parts.plan
+        plan: DevicePlan = self.parts.plan
+        return plan
 
     # --- the three methods of the article -----------------------------------------------------------------------
 
@@ -192,15 +206,19 @@ class MiniCPMO:
     # --- chat -----------------------------------------------------------------------------------------------------
 
     @overload
-    def chat(self, messages: Messages, *, stream: Literal[False] = False, max_tokens: int = ...,
-             temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
-             repetition_penalty: float = ..., seed: int | None = ..., num_beams: int = ..., stop: Sequence[str] = ...,
+    def chat(self, messages: Messages, *, stream: Literal[False] = False, max_tokens: int | None = ...,
+             temperature: float | None = ..., top_k: int | None = ..., top_p: float | None = ...,
+             min_p: float | None = ..., repetition_penalty: float | None = ..., seed: int | None = ...,
+             num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
+             generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...) -> Reply: ...
 
     @overload
-    def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int = ...,
-             temperature: float = ..., top_k: int = ..., top_p: float = ..., min_p: float = ...,
-             repetition_penalty: float = ..., seed: int | None = ..., num_beams: int = ..., stop: Sequence[str] = ...,
+    def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int | None = ...,
+             temperature: float | None = ..., top_k: int | None = ..., top_p: float | None = ...,
+             min_p: float | None = ..., repetition_penalty: float | None = ..., seed: int | None = ...,
+             num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
+             generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ...,
              cancel: threading.Event | None = ...) -> Iterator[Event]: ...
 
@@ -209,15 +227,18 @@ class MiniCPMO:
         messages: Messages,
         *,
         stream: bool = False,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
-        num_beams: int = 1,
+        num_beams: int | None = None,
         stop: Sequence[str] = (),
+        options: PromptOptions | None = None,
+        generate_audio: bool = False,
+        ref_audio: Source | None = None,
         transcript: bool = True,
         allow_urls: bool = False,
         cancel: threading.Event | None = None,
@@ -225,24 +246,40 @@ class MiniCPMO:
         """Answer the last turn of a conversation.
 
         messages: a question, OpenAI-style dictionaries, or Message values. stream: give TextDelta events as words
-        come, then the Reply. num_beams: try so many answers side by side and give the best, greedily and at once
-        instead of word by word. transcript: write what the recogniser understood beside each sound; off leaves the
-        model to its own ears. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the
-        answer early with finish reason "cancelled". The oldest turns are left out, with a warning in the Reply, when
-        the conversation outgrows the context window. Raises InputError for what cannot be read, ContextFullError
-        when the last turn alone is too long.
+        come, then the Reply. max_tokens, temperature, top_k, top_p, min_p, repetition_penalty and num_beams: None
+        leaves them to the model: nano is greedy, the official checkpoints sample as they were published
+        (`runtime.generation_defaults`); a temperature of 0 is greedy. num_beams: try so many answers side by side and
+        give the best at once instead of word by word; with a temperature they are drawn. transcript: write what the
+        recogniser understood beside each sound (nano); off leaves the model to its own ears. options: how an official
+        checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`; ref_audio: a sound of the
+        voice that 4.5 speaks in, by default the first of the conversation. allow_urls: fetch http(s) media. cancel: set
+        it, or call `cancel()`, to end the answer early with finish reason "cancelled". The oldest turns are left out,
+        with a warning in the Reply, when the conversation outgrows the context window. Raises InputError for what
+        cannot be read, ContextFullError when the last turn alone is too long.
         """
-        if max_tokens < 1:
-            raise OptionError(f"max_tokens is {max_tokens}; it must be 1 or more")
-        sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        beams = BeamConfig(num_beams)
-        if num_beams > 1 and sampling != SamplingConfig(seed=seed):
-            raise OptionError(f"num_beams is {num_beams}, and beams are not sampled; leave temperature, top_k, top_p, "
-                              f"min_p and repetition_penalty as they are, or set num_beams to 1")
-        call = _Call(tuple(as_messages(messages)), sampling, beams, max_tokens, tuple(stop), transcript, allow_urls,
-                     cancel or threading.Event())
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+                 "repetition_penalty": repetition_penalty}
+        sampling, beams, limit = self._choices(given, seed, num_beams, max_tokens, stream)
+        if generate_audio:
+            options = spoken(options)
+        call = _Call(tuple(as_messages(messages)), sampling, beams, limit, tuple(stop), transcript, allow_urls,
+                     cancel or threading.Event(), options, generate_audio, ref_audio)
         events = self._answer(call)
         return events if stream else cast(Reply, deque(events, maxlen=1).pop())
+
+    def _choices(self, given: Mapping[str, Any], seed: int | None, num_beams: int | None, max_tokens: int | None,
+                 stream: bool) -> tuple[SamplingConfig, BeamConfig, int]:
+        """How the answer is chosen: what was given, else what the model does by itself."""
+        if max_tokens is not None and max_tokens < 1:
+            raise OptionError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        defaults: AnswerDefaults = self.parts.defaults(drawn=given["temperature"] != 0, streamed=stream)
+        said = {name: value for name, value in given.items() if value is not None}
+        sampling = replace(defaults.sampling, seed=seed, **said)
+        count = defaults.num_beams if num_beams is None else num_beams
+        if count > 1 and sampling.min_p:
+            raise OptionError(f"num_beams is {count}, and beams know no min_p; leave it out, or set num_beams to 1")
+        beams = BeamConfig(count, defaults.length_penalty, sampling if count > 1 else SamplingConfig())
+        return sampling, beams, defaults.max_tokens if max_tokens is None else max_tokens
 
     def forget(self) -> None:
         """Drop the kept caches and transcripts of earlier conversations; frees their memory."""
@@ -268,10 +305,22 @@ class MiniCPMO:
                                            call.cancel)
             end = yield from self._generate(conversation, step, call, watch)
             usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
+            speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
             timing = watch.timing(self.parts.load_s - loaded_s)
-            yield Reply(end.text.strip(), end.finish_reason, usage, timing, self.name, warnings)
+            yield Reply(end.text.strip(), end.finish_reason, usage, timing, self.name, warnings, speech)
         finally:
             self._running.discard(call.cancel)
+
+    def _say(self, call: _Call, inputs: ModelInputs, end: GenerationEnd, conversation: Conversation) -> Speech | None:
+        """The answer as sound; nothing where nothing was said."""
+        if end.finish_reason == "cancelled" or not end.text.strip():
+            return None
+        with self._lock:
+            if isinstance(self.parts, Parts):
+                return self.speak(end.text)
+            speech: Speech = self.parts.say(inputs, end.token_ids, conversation.cache, seed=call.sampling.seed,
+                                            ref_audio=_voice_of(call))
+            return speech
 
     def _generate(self, conversation: Conversation, step: Step | None, call: _Call,
                   watch: Stopwatch) -> Generator[TextDelta, None, GenerationEnd]:
@@ -333,8 +382,9 @@ class MiniCPMO:
                                f"or a shorter sound")
 
     def _prepare(self, messages: Sequence[Message], call: _Call) -> ModelInputs:
-        transcripts = self._transcripts(messages) if call.transcript else None
-        return self.parts.processor.prepare(messages, transcripts=transcripts)
+        transcripts = self._transcripts(messages) if call.transcript and self.parts.has_recogniser else None
+        inputs: ModelInputs = self.parts.prepare(messages, transcripts=transcripts, options=call.options)
+        return inputs
 
     def _transcripts(self, messages: Sequence[Message]) -> list[str | None]:
         """Recognised text of every sound in order; a video with sound counts as one."""
@@ -398,6 +448,24 @@ class _Call:
     transcript: bool
     allow_urls: bool
     cancel: threading.Event
+    options: PromptOptions | None = None
+    generate_audio: bool = False
+    ref_audio: Source | None = None
+
+
+def spoken(options: PromptOptions | None) -> PromptOptions | None:
+    """Prompt options for an answer that will be spoken."""
+    from .inputs.official_processor import PromptOptions
+
+    return replace(options or PromptOptions(), use_tts_template=True)
+
+
+def _voice_of(call: _Call) -> Source | None:
+    """The sound whose voice the answer is spoken in: the one given, else the conversation's first."""
+    from .runtime.official_parts import first_voice
+
+    part = first_voice(call.messages)
+    return call.ref_audio if call.ref_audio is not None or part is None else part.source
 
 
 def as_messages(messages: Messages) -> list[Message]:

@@ -301,7 +301,7 @@ def test_max_tokens_and_stop_end_the_answer(fake: MiniCPMO) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0},
-                                   {"num_beams": 3, "temperature": 0.5}])
+                                   {"num_beams": 3, "min_p": 0.5}])
 def test_wrong_options_are_told_at_the_call(fake: MiniCPMO, wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
         fake.chat("Hello", stream=True, **wrong)

@@ -30,7 +30,7 @@ BELOW = {
 }
 """Who may import whom; `errors` and `rates` are free to all."""
 TORCH_ZONE = ("model/encoders/", "model/language/", "model/outputs/", "model/layers.py", "model/omni.py", "training/",
-              "auto.py", "checkpoints/torch_loader.py", "runtime/torch_parts.py")
+              "auto.py", "checkpoints/torch_loader.py", "runtime/torch_parts.py", "runtime/torch_voice.py")
 NOT_IN_BASE = {"torch", "transformers", "peft"}
 """Packages that the base install does not bring."""
 

@@ -124,7 +124,8 @@ def embed(inputs: ModelInputs, start: int, engine: Engine, encode: MediaEncoder)
     embeds = engine.embed(inputs.ids[start:])
     wanted = [media for media in inputs.media if media.spans and media.spans[0].start >= start]
     encoded = encode(wanted) if wanted else []
-    features = [piece for media, tokens in zip(wanted, encoded, strict=True) for piece in _per_span(tokens, media.spans)]
+    features = [piece for media, tokens in zip(wanted, encoded, strict=True)
+                for piece in _per_span(tokens, media.spans)]
     spans = [Span(span.start - start, span.stop - start) for media in wanted for span in media.spans]
     order = sorted(range(len(spans)), key=lambda index: spans[index].start)
     return np.asarray(scatter_features(embeds, [features[i] for i in order], [spans[i] for i in order]))

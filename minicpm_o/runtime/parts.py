@@ -78,8 +78,8 @@ class Parts(OpenedParts):
 
     # What a conversation asks
 
-    @property
-    def defaults(self) -> AnswerDefaults:
+    def defaults(self, *, drawn: bool = True, streamed: bool = False) -> AnswerDefaults:
+        """Greedy, word by word; drawn and streamed change nothing."""
         return AnswerDefaults()
 
     @property

@@ -1,4 +1,4 @@
-"""The language model in torch behind the interface of `engine`: the same conversations on CPU, CUDA or MPS.
+"""The official checkpoints in torch behind the runtime's interfaces: the same conversations on CPU, CUDA or MPS.
 
 Numpy in and out, so that sampling, sessions and streams are written once for both runtimes. Letters: T tokens of a run,
 D language width, V vocabulary, K head width.
@@ -7,17 +7,32 @@ D language width, V vocabulary, K head width.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ContextFullError, OptionError
-from ..model.config import LanguageConfig
+from ..checkpoints.official import Checkpoint
+from ..checkpoints.torch_loader import load_official, stored_dtype
+from ..errors import CheckpointError, ContextFullError, OptionError
+from ..model.config import LanguageConfig, OfficialConfig
+from ..model.encoders.sight import TorchVision
+from ..model.encoders.whisper import TorchHearing
+from ..model.omni import OmniModel
+from .device import DevicePlan
 from .engine import PREFILL_CHUNK_TOKENS, Step
+from .official_parts import OfficialParts
+
+if TYPE_CHECKING:
+    from ..inputs.official_tokenizer import OfficialTokenizer
+    from .official_voice import Voice
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def out_of_memory(error: torch.cuda.OutOfMemoryError, doing: str) -> ContextFullError:
@@ -188,3 +203,48 @@ class TorchEngine:
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Any tensor as a float32 array."""
     return tensor.detach().float().cpu().numpy()
+
+
+class TorchNetworks:
+    """An OmniModel that is loaded already, whatever its devices."""
+
+    def __init__(self, model: OmniModel, folder: Path, plan: DevicePlan, fingerprint: str = "") -> None:
+        """folder: of the checkpoint, where the tokenizer and the assets of its voice lie."""
+        if not isinstance(model.config, OfficialConfig):
+            raise OptionError(f"the network is {model.config.name}, not an official checkpoint")
+        self.model = model.eval()
+        self.config = model.config
+        self.folder = folder
+        self.plan = plan
+        self.fingerprint = fingerprint
+
+    def open_engine(self) -> TorchEngine:
+        return TorchEngine(self.model.language, self.config.language)
+
+    def open_vision(self) -> TorchVision:
+        if self.model.vision is None:
+            raise CheckpointError("the model was loaded without its vision; load it with vision=True")
+        return TorchVision(self.model.vision, self.model.connectors.resampler)
+
+    def open_hearing(self) -> TorchHearing:
+        if self.model.hearing is None:
+            raise CheckpointError("the model was loaded without its hearing; load it with hearing=True")
+        return TorchHearing(self.model.hearing, self.model.connectors.projector)
+
+    def open_voice(self, tokenizer: OfficialTokenizer) -> Voice:
+        from .torch_voice import torch_voice
+
+        return torch_voice(self.model, self.folder, self.plan, tokenizer)
+
+
+def open_checkpoint(checkpoint: Checkpoint, plan: DevicePlan, *, device: str | None = None, dtype: str | None = None,
+                    attention: str = "sdpa") -> OfficialParts:
+    """A checkpoint's parts, its weights loaded. device: "auto" or torch's name of one; None is the CPU."""
+    torch.set_num_threads(plan.threads)
+    if dtype is not None and dtype not in DTYPES:
+        raise OptionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    kind = stored_dtype(checkpoint) if dtype is None else DTYPES[dtype]
+    model = load_official(checkpoint, dtype=kind, device_map=device, attention=attention)
+    names = repr(sorted(checkpoint.tensors)).encode()
+    digest = hashlib.sha256(names + (checkpoint.folder / "config.json").read_bytes())
+    return OfficialParts(TorchNetworks(model, checkpoint.folder, plan, f"{digest.hexdigest()}-{kind}"))

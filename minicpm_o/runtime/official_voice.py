@@ -1,0 +1,141 @@
+"""An answer's words, and what the language model thought of them, to sound: the voices of 2.6 and 4.5 as one call.
+
+4.5: talker -> speech tokens -> flow -> mel -> HiFT, in the voice of a reference clip. 2.6: the speaker's hidden state
+and the text -> ChatTTS -> codes -> DVAE -> mel -> Vocos. Written over the raw networks, whoever runs them:
+`bundle_voice` opens the graphs of an exported bundle, `torch_voice` the torch modules.
+Letters: T words, L language width, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..checkpoints.bundle import Bundle
+from ..errors import CheckpointError, MessageError, OptionError
+from ..inputs.audio import load_audio
+from ..inputs.official_tokenizer import OfficialTokenizer
+from ..inputs.sources import Source
+from ..model.config import OfficialConfig
+from ..rates import SPEECH_RATE_HZ
+from .chattts import ChatTTSVoice
+from .chattts_text import ChatTTSText
+from .conversation import content_digest
+from .device import DevicePlan
+from .flow import FlowPrompt, make_noise
+from .speech.speaker import Speech
+from .talker import TalkerNetwork, conditions, generate, seeded_draw
+from .token2wav import FlowMel, MelMaker, Token2Wav, VocoderNetwork
+from .voice_cloning import VoiceCloner
+
+NOISE_SEED = 0
+"""Of the flow's noise, where every mel begins: drawn anew in each process by the reference, here always the same."""
+MAX_VOICES = 8
+"""Reference clips whose analysis is remembered."""
+
+
+class Voice(Protocol):
+    """What speaks an answer."""
+
+    def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
+              ref_audio: Source | None = None, seed: int | None = None) -> Speech:
+        """ids (T,) of the words; hidden (T, L), where each was read; speaker_hidden (L,) at 2.6's speaker token."""
+        ...
+
+
+class TalkerVoice:
+    """The voice of 4.5. The reference clip's analysis is kept for the next answer."""
+
+    def __init__(self, talker: TalkerNetwork, token2wav: Token2Wav, open_cloner: Callable[[], VoiceCloner]) -> None:
+        """open_cloner: opens the networks that analyse a reference clip, when the first one comes."""
+        self.talker = talker
+        self.token2wav = token2wav
+        self._open_cloner = open_cloner
+        self._cloner: VoiceCloner | None = None
+        self._prompts: dict[bytes, FlowPrompt] = {}
+
+    def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
+              ref_audio: Source | None = None, seed: int | None = None) -> Speech:
+        """As Voice. Raises MessageError without a reference clip, and when the talker has nothing to say."""
+        if ref_audio is None:
+            raise MessageError("MiniCPM-o 4.5 speaks in the voice of a clip: pass ref_audio, or let the conversation "
+                               "begin with a system prompt that has one (`inputs.system_prompts.system_prompt`)")
+        prompt = self.prompt(ref_audio)
+        embeds = conditions(self.talker, ids, hidden, text_finished=True)
+        spoken = generate(self.talker, embeds, seeded_draw(seed))
+        if not spoken.codes:
+            raise MessageError("the talker ended before its first sound; ask with another seed, or for more words")
+        waveform = self.token2wav.convert(np.array(spoken.codes), prompt, np.random.default_rng(seed))
+        return Speech(waveform, "", SPEECH_RATE_HZ)
+
+    def prompt(self, ref_audio: Source) -> FlowPrompt:
+        """The analysis of a reference clip, remembered by its content."""
+        clip = ref_audio if isinstance(ref_audio, np.ndarray) else load_audio(ref_audio)
+        key = content_digest(clip)
+        if key not in self._prompts:
+            self._cloner = self._cloner or self._open_cloner()
+            self._prompts[key] = self._cloner.clone(clip)
+            while len(self._prompts) > MAX_VOICES:
+                self._prompts.pop(next(iter(self._prompts)))
+        return self._prompts[key]
+
+
+class SpeakerVoice:
+    """The voice of 2.6: what the language model heard of the reference clip lies in the speaker's hidden state."""
+
+    def __init__(self, voice: ChatTTSVoice, text: ChatTTSText, tokenizer: OfficialTokenizer) -> None:
+        self.voice = voice
+        self.text = text
+        self.tokenizer = tokenizer
+
+    def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
+              ref_audio: Source | None = None, seed: int | None = None) -> Speech:
+        """As Voice; a reference clip belongs into the system prompt, not here, and changes nothing."""
+        text_ids = self.text.encode(self.tokenizer.decode(ids))
+        return Speech(self.voice.whole(text_ids, speaker_hidden, seed=seed), "", SPEECH_RATE_HZ)
+
+
+def make_token2wav(flow: MelMaker, vocoder: VocoderNetwork, config: OfficialConfig) -> Token2Wav:
+    """Flow and vocoder as one. Raises CheckpointError when the config has no flow."""
+    if config.flow is None:
+        raise CheckpointError(f"{config.name} was loaded without its speech; load or export it with speech")
+    return Token2Wav(flow, vocoder, config.flow)
+
+
+def bundle_voice(bundle: Bundle, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
+    """The voice of an exported bundle. Raises CheckpointError when it was exported without one."""
+    config = bundle.config
+    if not isinstance(config, OfficialConfig) or not (config.talker or config.chattts):
+        raise CheckpointError(f"the bundle in {bundle.folder} has no voice; export it again with speech")
+    return _talker_voice(bundle.folder, config, plan) if config.talker else _speaker_voice(bundle.folder, config, plan,
+                                                                                           tokenizer)
+
+
+def _talker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan) -> Voice:
+    from .flow import FlowSession
+    from .hift import HiftSession, Vocoder
+    from .talker import TalkerSession
+
+    talker, flow, hift = config.talker, config.flow, config.hift
+    if talker is None or flow is None or hift is None:
+        raise CheckpointError(f"the bundle in {folder} has a talker but no flow or vocoder; export it again from a "
+                              f"checkpoint with its assets")
+    mel = FlowMel(FlowSession.from_folder(folder, flow, plan), make_noise(flow, NOISE_SEED))
+    token2wav = make_token2wav(mel, Vocoder(HiftSession(folder, plan), hift), config)
+    return TalkerVoice(TalkerSession.from_folder(folder, talker, plan), token2wav,
+                       lambda: VoiceCloner.from_folder(folder, plan))
+
+
+def _speaker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
+    from .chattts_sessions import ChatTTSSession, DvaeSession, VocosSession
+
+    if config.chattts is None:
+        raise OptionError(f"{config.name} has no ChatTTS")
+    text = ChatTTSText.from_folder(folder / "chattts_tokenizer")
+    network, mel, vocode = (ChatTTSSession.from_folder(folder, config.chattts, plan),
+                            DvaeSession.from_folder(folder, plan), VocosSession.from_folder(folder, plan))
+    voice = ChatTTSVoice(network, mel, vocode, text.tokens, ends_sentence=text.ends_sentence)
+    return SpeakerVoice(voice, text, tokenizer)
