@@ -73,12 +73,22 @@ class Plan:
         return sum(tensor.num_bytes for tensors in (self.tensors, *self.voices.values()) for tensor in tensors)
 
 
-def official_config(version: str, size: Size) -> OfficialConfig:
-    """The released sizes, or a model of the same parts that fits in a test."""
+def official_config(version: str, size: Size, layers: int | None = None) -> OfficialConfig:
+    """The released sizes, or a model of the same parts that fits in a test; no transformer deeper than `layers`."""
     if version not in ("2.6", "4.5") or size not in ("tiny", "full"):
         raise CheckpointError(f"there is no version {version!r} of size {size!r}; use 2.6 or 4.5, tiny or full")
+    if layers is not None and layers < 1:
+        raise CheckpointError(f"a model needs a layer at least, not {layers}")
     full = config_from_official({"model_type": "minicpmo", "version": version})
-    return full if size == "full" else _tiny(full)
+    config = full if size == "full" else _tiny(full)
+    return config if layers is None else _shallow(config, layers)
+
+
+def _shallow(config: OfficialConfig, layers: int) -> OfficialConfig:
+    """At most so many layers of every transformer; the voice's own networks stay as they are."""
+    parts = {name: getattr(config, name) for name in ("language", "vision", "hearing", "talker", "chattts")}
+    return replace(config, **{name: replace(part, layers=min(layers, part.layers)) for name, part in parts.items()
+                              if part is not None})
 
 
 def _tiny(full: OfficialConfig) -> OfficialConfig:
@@ -92,10 +102,10 @@ def _tiny(full: OfficialConfig) -> OfficialConfig:
         vision=SiglipConfig(width=32, ffn=72, layers=2, heads=2), resampler=QueryResamplerConfig(),
         hearing=WhisperEncoderConfig(width=32, heads=2, layers=2, ffn=128,
                                      pool_step=full.hearing.pool_step if full.hearing else 5))
-    speech = {"llm_width": width, "width": 48, "ffn": 96, "layers": 2, "heads": 4}
+    speech = {"llm_width": width, "width": 48, "ffn": 96, "layers": 2, "heads": 3}
     if is_45:
         # ids in the talker's own table stand as far behind its words as in the released one
-        talker = TalkerConfig(**speech, kv_heads=4, num_audio_tokens=98, num_text_tokens=vocab_size + 23,
+        talker = TalkerConfig(**speech, kv_heads=3, num_audio_tokens=98, num_text_tokens=vocab_size + 23,
                               audio_bos=MIN_WORDS + 44, text_eos=MIN_WORDS + 49)
         encoder = FlowEncoderConfig(width=32, heads=4, ffn=64, layers=2, up_layers=1)
         decoder = FlowDecoderConfig(width=32, heads=2, head_width=16, layers=2)
@@ -108,13 +118,14 @@ def _tiny(full: OfficialConfig) -> OfficialConfig:
     return replace(tiny, chattts=chattts, vocos=VocosConfig(width=64, ffn=160, layers=2))
 
 
-def write_random_checkpoint(folder: Path, version: str = "4.5", size: Size = "tiny", *, seed: int = 0,
-                            max_shard_bytes: int = MAX_SHARD_BYTES, progress: bool = False) -> OfficialConfig:
-    """Write the checkpoint into an empty or new folder; returns its config.
+def write_random_checkpoint(folder: Path, version: str = "4.5", size: Size = "tiny", *, layers: int | None = None,
+                            seed: int = 0, max_shard_bytes: int = MAX_SHARD_BYTES,
+                            progress: bool = False) -> OfficialConfig:
+    """Write the checkpoint into an empty or new folder; returns its config. layers: see `official_config`.
 
     Raises CheckpointError when the folder has weights already, DiskFullError before writing if there is no room.
     """
-    plan = make_plan(official_config(version, size), seed)
+    plan = make_plan(official_config(version, size, layers), seed)
     if any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} has weights already; give an empty folder")
     check_room(folder, plan.num_bytes + _SPARE_BYTES)
@@ -238,12 +249,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--version", choices=["2.6", "4.5"], default="4.5")
     parser.add_argument("--size", choices=["tiny", "full"], default="tiny")
+    parser.add_argument("--layers", type=int, help="at most so many in a transformer, for a trial of the true width")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-shard-gb", type=float, default=MAX_SHARD_BYTES / 1e9)
     given = parser.parse_args(None if arguments is None else list(arguments))
     try:
-        write_random_checkpoint(given.folder, given.version, given.size, seed=given.seed, progress=True,
-                                max_shard_bytes=int(given.max_shard_gb * 1e9))
+        write_random_checkpoint(given.folder, given.version, given.size, layers=given.layers, seed=given.seed,
+                                progress=True, max_shard_bytes=int(given.max_shard_gb * 1e9))
     except MiniCPMOError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

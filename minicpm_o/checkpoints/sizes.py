@@ -19,15 +19,30 @@ PARTS = {
 }
 """Part of a model to the prefixes of its tensors; flow, hift and vocos lie in files of their own beside the weights."""
 
-TABLES = ("llm.model.embed_tokens.weight", "tts.emb_text.weight", "tts.emb_code.")
-"""Looked up row by row: one byte per number and a 16-bit scale per row."""
-UNUSED = (*OPTIONAL, "tts.projector_spk.", "tts.dvae.encoder.", "tts.dvae.downsample_conv.", "tts.dvae.coef")
+LANGUAGE_TABLE = "llm.model.embed_tokens.weight"
+TABLES = (LANGUAGE_TABLE, "tts.emb_text.weight", "tts.emb_code.")
+"""Looked up row by row: one byte per number and a 16-bit scale per row; in the voice of 2.6, 16 bits per number."""
+HALVES = ("tts.projector.", "tts.projector_semantic.")
+"""16 bits per number when anything is rounded: numpy multiplies with them."""
+UNUSED = (*OPTIONAL, "tts.projector_spk.", "tts.dvae.encoder.", "tts.dvae.downsample_conv.")
 """Stored by the checkpoints and read by no graph."""
 ROUNDED = ("llm.model.layers.", "llm.lm_head.", "vpm.encoder.", "resampler.", "apm.layers.", "audio_projection_layer.",
-           "tts.model.layers.", "tts.projector.", "tts.projector_semantic.", "flow.encoder.", "flow.decoder.")
+           "tts.model.layers.", "tts.dvae.decoder.decoder_block.", "flow.encoder.", "flow.decoder.",
+           "vocos.backbone.convnext.")
 """Their matrices get the few bits; everything else stays float32."""
+ROUNDED_CONVOLUTIONS = ("flow.",)
+"""Elsewhere convolutions stay as they are."""
 NOT_ROUNDED = ("resampler.query",)
 FLOAT_BYTES = 4
+HALF_BYTES = 2
+LEAST_BITS = 8
+"""Of the parts that see, hear and speak: they are a tenth of a model, and no later part can mend what they get wrong.
+"""
+
+
+def part_bits(part: str, bits: int | None) -> int | None:
+    """Bits of a part's matrices in a bundle whose language model has `bits`."""
+    return bits if bits is None or part == "language" else max(bits, LEAST_BITS)
 
 
 def tensors_by_part(config: OfficialConfig) -> dict[str, dict[str, Shape]]:
@@ -47,10 +62,15 @@ def parameters(shapes: Mapping[str, Shape]) -> int:
 
 
 def bundle_part_bytes(config: OfficialConfig, bits: int | None, block_size: int) -> dict[str, int]:
-    """Bytes of each part that is there, in a bundle whose matrices have 4 or 8 bits, or None for float32."""
-    sizes = {part: sum(bundle_tensor_bytes(name, shape, bits, block_size) for name, shape in shapes.items())
+    """Bytes of each part that is there, in a bundle whose language model has 4 or 8 bits, or None for float32."""
+    sizes = {part: sum(_tensor_bytes(name, shape, part_bits(part, bits), block_size, config.version == "2.6")
+                       for name, shape in shapes.items())
              for part, shapes in tensors_by_part(config).items() if shapes}
     sizes["language"] += rotary_bytes(config.language)
+    if config.talker:
+        sizes["talker"] += rotary_bytes(config.talker.as_language())
+    if config.vocos:
+        sizes["voice"] += FLOAT_BYTES * config.vocos.fft_samples * (config.vocos.fft_samples + 2)  # cosines and sines
     return sizes
 
 
@@ -69,18 +89,6 @@ def torch_part_bytes(config: OfficialConfig, number_bytes: int) -> dict[str, int
     return {part: number_bytes * parameters(shapes) for part, shapes in tensors_by_part(config).items() if shapes}
 
 
-def bundle_tensor_bytes(name: str, shape: Shape, bits: int | None, block_size: int) -> int:
-    """Bytes of one tensor in a bundle."""
-    if name.startswith(UNUSED):
-        return 0
-    if name.startswith(TABLES):
-        return table_bytes(shape)
-    rounded = len(shape) == 2 and name.startswith(ROUNDED) and not name.startswith(NOT_ROUNDED)
-    if bits is None or not rounded:
-        return FLOAT_BYTES * math.prod(shape)
-    return sum(_packed_bytes(shape, bits, block_size))
-
-
 def table_bytes(shape: Shape) -> int:
     """A table of bytes with a 16-bit scale per row."""
     rows, columns = shape
@@ -90,6 +98,25 @@ def table_bytes(shape: Shape) -> int:
 def rotary_bytes(config: LanguageConfig) -> int:
     """Cosines and sines of every position, which the language graph carries."""
     return FLOAT_BYTES * config.context_tokens * config.head_width
+
+
+def _tensor_bytes(name: str, shape: Shape, bits: int | None, block_size: int, halves: bool) -> int:
+    """Bytes of one tensor in a bundle; halves: tables of a voice have 16 bits per number."""
+    numbers = math.prod(shape)
+    if name.startswith(UNUSED):
+        return 0
+    if name == LANGUAGE_TABLE:
+        return table_bytes(shape)
+    if bits is None:
+        return FLOAT_BYTES * numbers
+    if name.startswith(HALVES) or (halves and name.startswith(TABLES)):
+        return HALF_BYTES * numbers
+    if name.startswith(TABLES):
+        return table_bytes(shape)
+    is_matrix = len(shape) == 2 or (len(shape) == 3 and name.startswith(ROUNDED_CONVOLUTIONS))
+    if not is_matrix or not name.startswith(ROUNDED) or name.startswith(NOT_ROUNDED):
+        return FLOAT_BYTES * numbers
+    return sum(_packed_bytes((shape[0], numbers // shape[0]), bits, block_size))
 
 
 def _packed_bytes(shape: Shape, bits: int, block_size: int) -> Iterator[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-BYTES_PER_MB = 1_000_000
+from ..checkpoints.memory_use import peak_rss_mb
+
+__all__ = ["Stopwatch", "Timing", "peak_rss_mb"]
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,3 @@ class Stopwatch:
         if self.first is None or self.last is None or self.last <= self.first:
             return None
         return (self.num_tokens - 1) / (self.last - self.first)
-
-
-def peak_rss_mb() -> float | None:
-    """Peak resident memory of this process, 10^6 bytes.
-
-    Linux keeps it in /proc; getrusage there also counts the process that started this one, so it comes second.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = [line for line in status.read_text(encoding="ascii", errors="replace").splitlines()
-                 if line.startswith("VmHWM:")]
-        if lines:
-            return int(lines[0].split()[1]) * 1024 / BYTES_PER_MB
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / BYTES_PER_MB
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024) / BYTES_PER_MB

@@ -1,0 +1,161 @@
+"""The parts of an official checkpoint, each with the function that writes its files of a bundle.
+
+    language          language.onnx                            words          embeddings.safetensors
+    vision            vision.onnx                              hearing        hearing.onnx
+    talker, flow and hift of 4.5; chattts, dvae and vocos of 2.6: a graph of that name (flow and hift: several)
+    text              the tokenizers' files                    voices         networks and sounds for voice cloning
+
+Knows where a part's tensors come from; what its graphs hold is the affair of `graphs/`, in which order and where the
+files are written that of `export`. The language model takes the bits that were asked for. What sees, hears and speaks
+takes 8 at least: it is a tenth of the model, and what it gets wrong no later part can mend.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.config import OfficialConfig
+from . import embeddings
+from .official import Checkpoint
+from .official_layout import LANGUAGE, RESAMPLER, SPEECH, VISION
+from .sizes import parameters, part_bits, tensors_by_part
+from .voice_files import open_flow, open_vocoder, open_vocos
+
+TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json",
+              "special_tokens_map.json", "generation_config.json", "preprocessor_config.json")
+CLONING_FILES = ("assets/token2wav/speech_tokenizer_v2_25hz.onnx", "assets/token2wav/campplus.onnx")
+"""Networks that are graphs already; a checkpoint may lack them, and then no voice can be cloned."""
+CHATTTS_TOKENIZER = "assets/chattts_tokenizer"
+DVAE = f"{SPEECH}dvae."
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a bundle is made of a checkpoint."""
+
+    bits: int | None = 4
+    """Of the language model's matrices: 4, 8, or None for float32."""
+    block_size: int = 128
+    """Weights that share a scale."""
+    vision: bool = True
+    hearing: bool = True
+    speech: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the bundle; `build` writes its files into an empty folder."""
+
+    name: str
+    build: Callable[[Path], None]
+    numbers: int = 0
+    """Weights that it rounds or copies, for a bar that shows how far it is."""
+
+
+def steps(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> list[Step]:
+    """What is to be built, in order. config is the checkpoint's, with the shapes of its voice files."""
+    return [*_language(checkpoint, config, settings), *_senses(checkpoint, config, settings),
+            *_speech_45(checkpoint, config, settings), *_speech_26(checkpoint, config, settings),
+            Step("text", lambda folder: _copy_text(checkpoint.folder, folder)),
+            *([Step("voices", lambda folder: _copy_voices(checkpoint.folder, folder))] if _speaks(config) else [])]
+
+
+def copied_bytes(folder: Path, config: OfficialConfig) -> int:
+    """Size of the files of a checkpoint that a bundle takes as they are."""
+    names = [folder / name for name in TEXT_FILES] + (list(_voice_files(folder)) if _speaks(config) else [])
+    return sum(path.stat().st_size for path in names if path.is_file())
+
+
+def _speaks(config: OfficialConfig) -> bool:
+    return config.talker is not None or config.chattts is not None
+
+
+def _language(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> Iterator[Step]:
+    from .graphs.language import build_language
+
+    weights, language = checkpoint.part(LANGUAGE), config.language
+    bits, block = settings.bits, settings.block_size
+    table = (language.vocab_size, language.width)
+    yield Step("language", lambda folder: build_language(
+        weights, language, layer_bits=bits, head_bits=bits, block_size=block, folder=folder),
+        _numbers(config, "language"))
+    yield Step("words", lambda folder: embeddings.write_embeddings(
+        weights, "model.embed_tokens.weight", table, folder / embeddings.FILE_NAME))
+
+
+def _senses(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> Iterator[Step]:
+    from .graphs.siglip import build_siglip
+    from .graphs.whisper import build_hearing
+
+    block = settings.block_size
+    if config.vision:
+        tower, resampler = checkpoint.part(VISION), checkpoint.part(RESAMPLER)
+        bits = part_bits("vision", settings.bits)
+        yield Step("vision", lambda folder: build_siglip(
+            tower, resampler, config, bits=bits, block_size=block, folder=folder), _numbers(config, "vision"))
+    if (ears := config.hearing) is not None:
+        weights = checkpoint.part("")  # the encoder and its projection, by their full names
+        yield Step("hearing", lambda folder: build_hearing(
+            weights, ears, config.language.width, folder, bits=part_bits("hearing", settings.bits), block_size=block),
+            _numbers(config, "hearing"))
+
+
+def _speech_45(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> Iterator[Step]:
+    from .graphs.flow import build_flow
+    from .graphs.hift import build_hift
+    from .graphs.talker import build_talker
+
+    block, bits = settings.block_size, part_bits("talker", settings.bits)
+    if (talker := config.talker) is not None:
+        yield Step("talker", lambda folder: build_talker(
+            checkpoint.part(SPEECH), talker, bits=bits, block_size=block, folder=folder), _numbers(config, "talker"))
+    if (flow := config.flow) is not None:
+        yield Step("flow", lambda folder: build_flow(
+            open_flow(checkpoint.folder)[1], flow, bits=bits, block_size=block, folder=folder))
+    if (hift := config.hift) is not None:
+        yield Step("hift", lambda folder: build_hift(
+            open_vocoder(checkpoint.folder)[1], hift, bits=bits, block_size=block, folder=folder))
+
+
+def _speech_26(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> Iterator[Step]:
+    from .graphs.chattts import build_chattts
+    from .graphs.dvae import build_dvae
+    from .graphs.vocos import build_vocos
+
+    block, bits = settings.block_size, part_bits("talker", settings.bits)
+    if (voice := config.chattts) is not None:
+        yield Step("chattts", lambda folder: build_chattts(
+            checkpoint.part(SPEECH), voice, bits=bits, block_size=block, folder=folder), _numbers(config, "talker"))
+        yield Step("dvae", lambda folder: build_dvae(
+            checkpoint.part(DVAE), voice, bits=bits, block_size=block, folder=folder))
+    if (vocos := config.vocos) is not None:
+        yield Step("vocos", lambda folder: build_vocos(
+            open_vocos(checkpoint.folder)[1], vocos, bits=bits, block_size=block, folder=folder))
+
+
+def _numbers(config: OfficialConfig, part: str) -> int:
+    return parameters(tensors_by_part(config)[part])
+
+
+def _copy_text(source: Path, folder: Path) -> None:
+    for path in (source / name for name in TEXT_FILES):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _copy_voices(source: Path, folder: Path) -> None:
+    """The networks beside the graphs, everything else as it lies in the checkpoint."""
+    for path in _voice_files(source):
+        is_network = path.suffix == ".onnx"
+        target = folder / (path.name if is_network else path.relative_to(source))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _voice_files(source: Path) -> Iterator[Path]:
+    yield from (source / name for name in CLONING_FILES if (source / name).is_file())
+    yield from sorted((source / "assets").glob("*.wav"))
+    yield from sorted(path for path in (source / CHATTTS_TOKENIZER).glob("*") if path.is_file())

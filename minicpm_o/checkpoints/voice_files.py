@@ -1,0 +1,83 @@
+"""The voice files beside a checkpoint, opened: each network's shape, read off its tensors, and the tensors by name.
+
+    assets/token2wav/flow.pt, hift.pt    4.5: speech tokens to mel, mel to sound
+    assets/Vocos.pt                      2.6: mel to sound
+
+Knows no network and needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..model.config import FlowConfig, HiftConfig, OfficialConfig, VocosConfig
+from .hift_config import FOLDER, find_hift, open_hift
+from .token2wav_config import flow_config_from_shapes
+from .torch_legacy import open_state_dict
+from .vocos_file import VOCOS_NAME, read_vocos
+
+FLOW_FILE = "flow.pt"
+FLOW_SETTINGS = "flow.yaml"
+Weights = Mapping[str, np.ndarray]
+
+
+def with_voice_shapes(config: OfficialConfig, folder: Path) -> OfficialConfig:
+    """The config with the shapes that the voice files have, where it has a voice.
+
+    Raises CheckpointError when a file is missing, damaged or of another network.
+    """
+    if config.flow:
+        config = replace(config, flow=open_flow(folder)[0])
+    if config.hift:
+        config = replace(config, hift=open_vocoder(folder)[0])
+    if config.vocos:
+        config = replace(config, vocos=open_vocos(folder)[0])
+    return config
+
+
+def open_flow(folder: Path) -> tuple[FlowConfig, Weights]:
+    """token2wav's flow of a checkpoint's folder."""
+    path = folder / FOLDER / FLOW_FILE
+    if not path.is_file():
+        raise CheckpointError(f"the checkpoint has no {FOLDER}/{FLOW_FILE}; speech needs it: download the whole "
+                              f"checkpoint, assets included, or leave speech out")
+    weights = open_state_dict(path)
+    settings = path.with_name(FLOW_SETTINGS)
+    text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+    return flow_config_from_shapes(_shapes(weights), text), weights
+
+
+def open_vocoder(folder: Path) -> tuple[HiftConfig, Weights]:
+    """token2wav's vocoder of a checkpoint's folder."""
+    return open_hift(find_hift(folder / FOLDER))
+
+
+def open_vocos(folder: Path) -> tuple[VocosConfig, Weights]:
+    """The vocoder of 2.6 of a checkpoint's folder."""
+    weights = read_vocos(folder)
+    return vocos_config(_shapes(weights)), weights
+
+
+def vocos_config(shapes: Mapping[str, tuple[int, ...]]) -> VocosConfig:
+    """The shape of a Vocos by its tensors; a hop is a quarter of the transform, as in all that are published.
+
+    Raises CheckpointError for the tensors of something else.
+    """
+    try:
+        width, mel_bins, _ = shapes["backbone.embed.weight"]
+        ffn, _ = shapes["backbone.convnext.0.pwconv1.weight"]
+        bands, _ = shapes["head.out.weight"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{VOCOS_NAME} is not a Vocos vocoder ({error}); download it again") from error
+    layers = len({name.split(".")[2] for name in shapes if name.startswith("backbone.convnext.")})
+    return VocosConfig(mel_bins=mel_bins, width=width, ffn=ffn, layers=layers, fft_samples=bands - 2,
+                       hop_samples=(bands - 2) // 4)
+
+
+def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in weights.items()}
