@@ -175,7 +175,8 @@ def solve(network: FlowNetwork, mu: np.ndarray, voice: np.ndarray, cond: np.ndar
 
 def step_times(steps: int) -> np.ndarray:
     """(steps + 1,) moments from 0 to 1, close together at first: 1 - cos of a quarter turn."""
-    return (1 - np.cos(np.linspace(0, 1, steps + 1, dtype=np.float32) * np.float32(0.5 * np.pi))).astype(np.float32)
+    quarter = np.linspace(0, 1, steps + 1, dtype=np.float32) * np.float32(0.5 * np.pi)
+    return np.asarray(1 - np.cos(quarter), np.float32)
 
 
 def noise_of(noise: np.ndarray, start: int, frames: int) -> np.ndarray:

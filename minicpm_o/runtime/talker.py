@@ -136,7 +136,7 @@ def _penalised(scores: np.ndarray, history: Sequence[int], penalty: float) -> np
     """Once for every time that a speech token is among the last ones."""
     counts = np.bincount(np.asarray(history[-REPETITION_WINDOW:], np.int64), minlength=scores.size)
     alpha = np.power(np.float32(penalty), counts.astype(np.float32))
-    return np.where(scores < 0, scores * alpha, scores / alpha)
+    return np.asarray(np.where(scores < 0, scores * alpha, scores / alpha), np.float32)
 
 
 def _nucleus(scores: np.ndarray, top_p: float) -> np.ndarray:

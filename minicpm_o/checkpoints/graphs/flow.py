@@ -311,6 +311,8 @@ def write_decoder(draft: Draft, config: FlowConfig) -> None:
     """The graph of `Flow.estimate`."""
     graph, shape, mel = draft.graph, config.decoder, config.mel_bins
     declare_decoder(graph, config)
+    graph.constant("ones", np.ones(shape.width, np.float32))
+    graph.constant("zeros", np.zeros(shape.width, np.float32))
     moment = time_embedding(draft, shape.width)
     tiled = graph.node("Expand", [graph.node("Unsqueeze", ["voice", graph.integers("axis_2", 2)], "voice_column"),
                                   graph.node("Shape", ["x"], "x_shape")], "voice_tiled")
@@ -326,7 +328,7 @@ def write_decoder(draft: Draft, config: FlowConfig) -> None:
     draft.stack(kvs, "kvs", out="new_kv")
     name = "decoder.estimator.final_layer"
     shift, scale = modulation(draft, moment, name, 2, shape.width)
-    x = modulate(draft, x, shift, scale, f"{name}.norm", shape.width)
+    x = modulate(graph, x, shift, scale, f"{name}.norm")
     x = draft.linear(x, f"{name}.linear", shape.width, mel, rounded=False)
     graph.node("Transpose", [x], "mel_first", out="velocity", perm=[0, 2, 1])
 
@@ -338,7 +340,7 @@ def declare_decoder(graph: GraphBuilder, config: FlowConfig) -> None:
     graph.input("t", FLOAT, ["batch"])
     graph.input("voice", FLOAT, ["batch", mel])
     graph.output("velocity", FLOAT, ["batch", mel, "frames"])
-    conv = [shape.layers, 2, "batch", CONV_PAST, shape.width]
+    conv: list[int | str] = [shape.layers, 2, "batch", CONV_PAST, shape.width]
     graph.input("conv", FLOAT, conv)
     graph.output("new_conv", FLOAT, conv)
     for name, length in (("kv", "past"), ("new_kv", "frames")):
@@ -366,13 +368,13 @@ def dit_block(draft: Draft, x: str, moment: str, name: str, layer: int,
     graph, width = draft.graph, shape.width
     parts = modulation(draft, moment, name, 9, width)
     attn, mlp, conv = parts[:3], parts[3:6], parts[6:]
-    h = modulate(draft, x, attn[0], attn[1], f"{name}.norm1", width)
+    h = modulate(graph, x, attn[0], attn[1], f"{name}.norm1")
     h, kv = frame_attention(draft, h, f"{name}.attn", shape, draft.item("kv", layer, f"{name}.past"))
     x = gated(graph, x, attn[2], h, f"{name}.attended")
-    h = modulate(draft, x, conv[0], conv[1], f"{name}.norm3", width)
+    h = modulate(graph, x, conv[0], conv[1], f"{name}.norm3")
     h, past = conv_block(draft, h, f"{name}.conv.block", width, draft.item("conv", layer, f"{name}.conv_past"))
     x = gated(graph, x, conv[2], h, f"{name}.convolved")
-    h = modulate(draft, x, mlp[0], mlp[1], f"{name}.norm2", width)
+    h = modulate(graph, x, mlp[0], mlp[1], f"{name}.norm2")
     hidden = int(width * shape.mlp_ratio)
     h = draft.linear(h, f"{name}.mlp.fc1", width, hidden)
     h = graph.node("Gelu", [h], f"{name}.mlp.gelu", approximate="tanh")
@@ -386,11 +388,9 @@ def modulation(draft: Draft, moment: str, name: str, count: int, width: int) -> 
                              outs=[f"{name}.modulation.{index}" for index in range(count)])
 
 
-def modulate(draft: Draft, x: str, shift: str, scale: str, name: str, width: int) -> str:
-    """The norm of x without weights, times 1 + scale, plus shift."""
-    graph = draft.graph
-    plain = [graph.constant("ones", np.ones(width, np.float32)), graph.constant("zeros", np.zeros(width, np.float32))]
-    normed = graph.node("LayerNormalization", [x, *plain], name, axis=-1, epsilon=MODULATION_EPS)
+def modulate(graph: GraphBuilder, x: str, shift: str, scale: str, name: str) -> str:
+    """The norm of x without weights of its own, times 1 + scale, plus shift."""
+    normed = graph.node("LayerNormalization", [x, "ones", "zeros"], name, axis=-1, epsilon=MODULATION_EPS)
     factor = graph.node("Add", [scale, graph.scalar("one_float", 1.0)], f"{name}.factor")
     return graph.node("Add", [graph.node("Mul", [normed, factor], f"{name}.scaled"), shift], f"{name}.shifted")
 
