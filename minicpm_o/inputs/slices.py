@@ -154,7 +154,10 @@ def _check_length(plan: SlicePlan, size: Size, config: SlicingConfig) -> None:
 
 def normalise(pixels: np.ndarray) -> np.ndarray:
     """uint8 to float32 in [-1, 1]."""
-    return (pixels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    values: np.ndarray = pixels.astype(np.float32) / np.float32(255)
+    values -= np.float32(0.5)
+    values /= np.float32(0.5)
+    return values
 
 
 def to_patches(image: Image.Image, patch_px: int) -> np.ndarray:
@@ -165,13 +168,14 @@ def to_patches(image: Image.Image, patch_px: int) -> np.ndarray:
         raise ImageError(f"a piece is {width} x {height} pixels in mode {image.mode}, expected RGB and multiples of "
                          f"{patch_px}; cut it with slice_picture")
     pixels = normalise(np.asarray(image)).reshape(rows, patch_px, columns, patch_px, 3)
-    return pixels.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)      # (rows, columns, 3, y, x) -> (P, C)
+    by_patch: np.ndarray = pixels.transpose(0, 2, 4, 1, 3)                  # (rows, columns, 3, y, x)
+    return by_patch.reshape(rows * columns, -1)
 
 
 def to_strip(patches: np.ndarray, patch_px: int) -> np.ndarray:
     """(P, C) -> (3, patch_px, P * patch_px): the patches side by side, as the reference's processor hands them over."""
-    by_channel = patches.reshape(len(patches), -1, patch_px, patch_px)      # (P, 3, y, x)
-    return by_channel.transpose(1, 2, 0, 3).reshape(by_channel.shape[1], patch_px, -1)
+    by_row: np.ndarray = patches.reshape(len(patches), -1, patch_px, patch_px).transpose(1, 2, 0, 3)  # (3, y, P, x)
+    return by_row.reshape(len(by_row), patch_px, -1)
 
 
 def from_strip(strip: np.ndarray, patch_px: int) -> np.ndarray:
@@ -179,8 +183,8 @@ def from_strip(strip: np.ndarray, patch_px: int) -> np.ndarray:
     if strip.ndim != 3 or strip.shape[1] != patch_px or strip.shape[2] % patch_px:
         raise ImageError(f"a strip of patches has shape {strip.shape}, expected (channels, {patch_px}, a multiple of "
                          f"{patch_px})")
-    by_patch = strip.reshape(len(strip), patch_px, -1, patch_px)            # (3, y, P, x)
-    return by_patch.transpose(2, 0, 1, 3).reshape(by_patch.shape[2], -1)
+    by_patch: np.ndarray = strip.reshape(len(strip), patch_px, -1, patch_px).transpose(2, 0, 1, 3)  # (P, 3, y, x)
+    return by_patch.reshape(len(by_patch), -1)
 
 
 # Placeholders

@@ -118,9 +118,10 @@ class _Tower(_Part):
         matrices = [take_matrix(self.weights, f"{part}.weight", [width, width]) for part in parts]
         bias = np.concatenate([self.take(f"{part}.bias", width) for part in parts])
         packed = self.dense(x, f"{name}.qkv_proj", matrices, bias)
-        outs = self.graph.nodes("Split", [packed], f"vpm.{name}.split", outs=[f"vpm.{part}" for part in parts],
-                                axis=-1, num_outputs=3)
-        return self.linear(self.attend(*outs, f"{name}.attend", self.config.heads), f"{name}.out_proj", width, width)
+        queries, keys, values = self.graph.nodes("Split", [packed], f"vpm.{name}.split", axis=-1, num_outputs=3,
+                                                 outs=[f"vpm.{part}" for part in parts])
+        seen = self.attend(queries, keys, values, f"{name}.attend", self.config.heads)
+        return self.linear(seen, f"{name}.out_proj", width, width)
 
 
 class _Resampler(_Part):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicpm_o.checkpoints.bundle import Bundle
+from minicpm_o.checkpoints.bundle import Bundle, FileEntry
 from minicpm_o.checkpoints.graphs.siglip import FILE_NAME, build_siglip
 from minicpm_o.errors import CheckpointError, ImageError, OptionError
 from minicpm_o.model.config import LanguageConfig, NanoConfig, OfficialConfig, QueryResamplerConfig, SiglipConfig
@@ -58,7 +58,7 @@ def build(folder: Path, weights, bits: int | None = None, block_size: int = 16) 
     return VisionSession(make_session(folder / FILE_NAME, PLAN, kind="vision"), CONFIG.vision)
 
 
-@pytest.mark.parametrize(("bits", "most", "mean"), [(None, 1e-4, 1e-5), (8, 0.2, 0.02), (4, 1.0, 0.2)])
+@pytest.mark.parametrize(("bits", "most", "mean"), [(None, 1e-4, 1e-5), (8, 0.1, 0.015), (4, 0.6, 0.12)])
 def test_the_graph_is_the_modules(tmp_path, vision, weights, pieces, bits, most, mean) -> None:
     """Bounds in units of the tokens' spread; blocks of 16 numbers."""
     got, expected = build(tmp_path, weights, bits).encode(pieces, SIZES), vision.encode(pieces, SIZES)
@@ -70,7 +70,7 @@ def test_the_graph_is_the_modules(tmp_path, vision, weights, pieces, bits, most,
 def test_a_width_that_is_no_multiple_of_the_block(tmp_path, vision, weights, pieces) -> None:
     got, expected = build(tmp_path, weights, 8, 64).encode(pieces, SIZES), vision.encode(pieces, SIZES)
     error = np.abs(got - expected) / expected.std()
-    assert error.mean() <= 0.03, f"mean {error.mean():.2e}"
+    assert error.mean() <= 0.02, f"mean {error.mean():.2e}"
 
 
 def test_alone_as_in_a_batch_of_one_size(tmp_path, open_graph, weights, pieces) -> None:
@@ -120,6 +120,12 @@ def test_wrong_options(tmp_path, weights) -> None:
         build_siglip(*weights, CONFIG, bits=3, block_size=32, folder=tmp_path)
     with pytest.raises(CheckpointError, match="the config of tiny has no vision"):
         build_siglip(*weights, replace(CONFIG, vision=None), bits=None, block_size=32, folder=tmp_path)
+
+
+def test_from_a_bundle(tmp_path, weights, pieces) -> None:
+    expected = build(tmp_path, weights).encode(pieces, SIZES)
+    bundle = Bundle(tmp_path, "tiny", CONFIG, {}, {FILE_NAME: FileEntry("", 0)}, {})
+    np.testing.assert_array_equal(VisionSession.from_bundle(bundle, PLAN).encode(pieces, SIZES), expected)
 
 
 def test_a_bundle_without_the_tower_is_refused(tmp_path) -> None:
