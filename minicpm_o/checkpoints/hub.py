@@ -116,7 +116,7 @@ def snapshot(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> 
     known = official_name(name)
     if known is None:
         raise UnknownModelError(_what_is_wrong(name, folder))
-    return _fetch(known, progress)
+    return fetch(known, progress=progress)
 
 
 def open_bundle(
@@ -133,14 +133,19 @@ def open_bundle(
     return Bundle.open(resolve(name_or_path, parts=parts, progress=progress, home=home))
 
 
-def _fetch(name: str, progress: bool) -> Path:
+def fetch(name: str, *, progress: bool = True, **options: Any) -> Path:
+    """Folder of any repository of the hub, fetched as far as it is not here yet; its code and pictures are left there.
+
+    options: of huggingface_hub.snapshot_download (revision, token, cache_dir, ...). Raises CheckpointError when it is
+    not here and cannot be fetched, DiskFullError when there is no room.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     transport: type[Exception] = HfHubHTTPError.__bases__[0]  # of the library that this release of the hub speaks by
     bar = {} if progress else {"tqdm_class": _silent_bar()}
     try:
-        return Path(snapshot_download(name, ignore_patterns=list(_NOT_WANTED), **bar))
+        return Path(snapshot_download(name, ignore_patterns=list(_NOT_WANTED), **bar, **options))
     except GatedRepoError as error:
         raise CheckpointError(f"{name} must be asked for on its page of the hub; accept its terms there, then run "
                               f"`hf auth login`") from error

@@ -32,6 +32,8 @@ MAX_SHARD_BYTES = 5_000_000_000
 KEPT_WHOLE = ("SiglipTower", "WhisperTower", "QueryResampler", "PooledAudioProjector", "Talker", "ConditionalChatTTS",
               "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """Modules that are never split over devices: they reach into their own weights."""
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+"""What weights can be while they run."""
 DeviceMap = str | int | torch.device | Mapping[str, Any] | None
 
 _TORCH: Mapping[str, torch.dtype] = {
@@ -79,7 +81,7 @@ def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The type that config.json names for the weights; bfloat16 if it names none."""
     word = str(checkpoint.values.get("dtype") or checkpoint.values.get("torch_dtype") or "bfloat16")
     dtype = getattr(torch, word.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    if dtype not in FLOATS:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} says that the weights are {word!r}, expected "
                               f"bfloat16, float16 or float32")
     return dtype
