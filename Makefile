@@ -30,6 +30,7 @@ bench: $(VENV)/.bench ## speed against llama.cpp, memory, sizes (builds llama.cp
 docs: $(VENV)/.base ## the drawing and the numbers of the README files and the model card, from the reports
 	$(BIN)/python docs/draw.py
 	$(BIN)/python benchmarks/readme_numbers.py
+	$(BIN)/python benchmarks/hardware_table.py
 
 lock: ## pin the requirements anew (needs uv)
 	$(COMPILE) --group build --output-file requirements/base.txt

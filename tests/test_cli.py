@@ -19,6 +19,7 @@ from PIL import Image
 
 import minicpm_o
 from minicpm_o.api import Reply, ReplyUsage
+from minicpm_o.checkpoints.random_official import write_random_checkpoint
 from minicpm_o.cli import answer, bench, chat, doctor, evaluate, models, sound
 from minicpm_o.cli.app import app, run, wants_json
 from minicpm_o.cli.options import in_order
@@ -33,7 +34,8 @@ from minicpm_o.runtime.speech.speaker import Speech
 from minicpm_o.runtime.timing import Timing
 from minicpm_o.runtime.transcribe import Transcript
 
-VERBS = ("describe", "ask", "chat", "transcribe", "speak", "models", "doctor", "pull", "eval", "bench")
+VERBS = ("describe", "ask", "chat", "transcribe", "speak", "models", "doctor", "export", "pull", "eval",
+         "bench")
 WORDS = ("A", " small", " answer.")
 
 
@@ -440,6 +442,65 @@ def test_doctor_says_what_brings_an_extra(monkeypatch: pytest.MonkeyPatch) -> No
     found = {check.name: check for check in doctor._extras()}
     assert found["heic pictures"].mend == 'pip install "minicpm-o[heic]"'
     assert found["npm (more voices)"].state == "optional"
+
+
+def test_doctor_of_an_official_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    name = "openbmb/MiniCPM-o-4_5"
+    monkeypatch.setattr(doctor, "models", lambda: [models.ModelInfo(name, "9 B", True, None)])
+    assert run(["doctor", "--model", name]) == 0
+    out = capsys.readouterr().out
+    assert f"minicpm-o pull {name}" in out and "whisper" not in out, "nano's parts are not its own"
+    (tmp_path / "config.json").write_text('{"model_type": "minicpmo"}')
+    assert run(["doctor", "--model", str(tmp_path)]) == 0
+    assert "minicpm-o export" in capsys.readouterr().out
+
+
+def test_doctor_foresees_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["doctor", "--model", "openbmb/MiniCPM-o-4_5", "--memory"]
+    assert run([*asked, "16GB"]) == 0
+    assert "it fits" in capsys.readouterr().out
+    assert run([*asked, "6GB", "--context", "2048", "--json"]) == 0
+    found = one_object(capsys.readouterr().out)
+    assert not found["fits"] and found["nearest"]["bits"] == 4 and found["request"]["context_tokens"] == 2048
+    assert found["total_bytes"] == sum(line["bytes"] for line in found["lines"]) > found["available_bytes"] == 6e9
+    assert run([*asked, "24GB", "--dtype", "bfloat16", "--json"]) == 0
+    assert one_object(capsys.readouterr().out)["request"]["backend"] == "torch"
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--model", "openbmb/MiniCPM-o-4_5", "--memory", "much"], "'much' is not an amount of memory"),
+    (["--model", "openbmb/MiniCPM-o-4_5", "--memory", "8GB", "--context", "50000"], "takes 1 to 40960"),
+    (["--model", "openbmb/MiniCPM-o-4_5", "--memory", "8GB", "--dtype", "int4"], "use one of float32, bfloat16"),
+    (["--model", "openbmb/MiniCPM-o-4_5", "--memory", "8GB", "--bits", "3"], "4 or 8 bits"),
+    (["--memory", "8GB"], "small enough for any machine"),
+    (["--model", "gigantic", "--memory", "8GB"], "no model 'gigantic'"),
+])
+def test_doctor_refuses_to_foresee_nonsense(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_random_checkpoint(tmp_path / "tiny", "4.5")
+    monkeypatch.setenv("MINICPM_O_HOME", str(tmp_path / "home"))
+    options = ["export", str(tmp_path / "tiny"), "--bits", "8", "--block", "32", "--no-vision", "--no-audio",
+               "--no-speech", "--quiet", "--json"]
+    assert run(options) == 0
+    found = one_object(capsys.readouterr().out)
+    folder = Path(found["path"])
+    assert folder == tmp_path / "home" / "bundles" / "tiny-8bit" and (folder / "language.onnx").is_file()
+    assert not (folder / "vision.onnx").exists()
+    assert {step["name"] for step in found["export"]["steps"]} == {"language", "words", "text"}
+    assert run(options) == 0
+    assert one_object(capsys.readouterr().out)["export"] is None, "it is there already"
+    assert run(["export", str(folder)]) == 2
+    assert "is a bundle already" in capsys.readouterr().err
+    assert run(["export", str(tmp_path / "tiny"), "--bits", "5", "--quiet"]) == 2
+    assert "4 or 8 bits" in capsys.readouterr().err
 
 
 # --- eval and bench --------------------------------------------------------------------------------------------------

@@ -218,11 +218,49 @@ def models(as_json: JsonOption = False) -> Result:
 
 
 @app.command()
-def doctor(model: ModelOption = "nano", threads: ThreadsOption = None, as_json: JsonOption = False) -> Result:
+def doctor(
+    model: ModelOption = "nano",
+    memory: Annotated[str | None, typer.Option("--memory", show_default=False, help=(
+        "Foresee what the model takes of so much memory (8GB, 7.5GiB), or of this machine's (auto); official models "
+        "alone. Nothing is loaded."))] = None,
+    bits: Annotated[int, typer.Option("--bits", help="With --memory: 4 or 8 bits of an exported bundle.")] = 4,
+    dtype: Annotated[str | None, typer.Option("--dtype", show_default=False, help=(
+        "With --memory: torch in float32, bfloat16 or float16 instead of a bundle."))] = None,
+    context: Annotated[int | None, typer.Option("--context", min=1, show_default=False,
+                                                help="With --memory: tokens of conversation.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> Result:
     """Show what is installed, threads and memory, what is missing and the command that mends it."""
+    if memory is not None:
+        from .foresee import foresee
+
+        return foresee(model, memory, bits=bits, dtype=dtype, context=context, as_json=as_json)
     from .doctor import examine
 
     return examine(model, threads, as_json)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Name or folder of an official checkpoint.", show_default=False)],
+    bits: Annotated[int, typer.Option("--bits", help="4 or 8 bits a weight of the language model; what sees, hears "
+                                                     "and speaks has 8.")] = 4,
+    block: Annotated[int, typer.Option("--block", help="Weights that share a scale: 16, 32, 64, 128 ...")] = 128,
+    out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False,
+                                             help="Folder of the bundle; by default one beside nano.")] = None,
+    vision: Annotated[bool, typer.Option("--vision/--no-vision", help="Take the eyes along.")] = True,
+    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Take the ears along.")] = True,
+    speech: Annotated[bool, typer.Option("--speech/--no-speech", help="Take the voice along.")] = True,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Make a bundle of an official checkpoint, which runs without torch. Goes on where it was interrupted."""
+    from ..checkpoints.export_steps import ExportSettings
+    from .export import export_model
+
+    settings = ExportSettings(bits=bits, block_size=block, vision=vision, hearing=audio, speech=speech)
+    return export_model(model, out, settings, quiet, as_json)
 
 
 @app.command()

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from .. import __version__
 from ..checkpoints.bundle import Bundle
-from ..checkpoints.hub import models
+from ..checkpoints.hub import is_checkpoint, kind_of, models, official_name
 from ..checkpoints.parts import NANO_PARTS, VOICES, Part
 from ..checkpoints.storage import default_home
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnknownModelError
+from ..model.config import OfficialConfig
 from ..runtime.device import DevicePlan, plan_device
 from .models import folder_mb
 from .output import report, write
@@ -107,15 +108,39 @@ def _model(model: str, bundle: Bundle | None, problem: str) -> Iterator[Check]:
         yield Check("model", model, "ok", f"{bundle.folder} ({folder_mb(bundle.folder):.0f} MB)")
         for name, entry in bundle.parts.items():
             yield Check("model", name, "ok", f"{entry.package} {entry.version}, {entry.licence}")
+        if isinstance(bundle.config, OfficialConfig):  # its voice is one of its networks
+            return
         names = sorted(Path(name).stem for name in bundle.files if name.startswith(VOICE_FOLDER))
         yield Check("model", "voices here", "ok" if names else "missing", ", ".join(names) or "none",
                     None if names else f"minicpm-o pull {model}")
         if VOICES.name not in bundle.parts:
             yield _voices()
         return
+    if _is_official(model):
+        yield _checkpoint(model)
+        return
     yield Check("model", model, "missing", problem, f"minicpm-o pull {model}")
     for part in NANO_PARTS:
         yield _part(part)
+
+
+def _is_official(model: str) -> bool:
+    try:
+        return kind_of(model) == "checkpoint"
+    except UnknownModelError:
+        return False
+
+
+def _checkpoint(model: str) -> Check:
+    """An official checkpoint that is here, or one that the hub has."""
+    known = {info.name: info.path for info in models()}
+    folder = Path(model).expanduser() if is_checkpoint(Path(model).expanduser()) else (
+        known.get(official_name(model) or model))
+    if folder is None:
+        return Check("model", model, "missing", "not fetched yet; `--memory auto` says whether it would fit",
+                     f"minicpm-o pull {model}")
+    return Check("model", model, "ok", f"{folder} ({folder_mb(folder):.0f} MB); `minicpm-o export {model}` makes a "
+                                       f"bundle of it that needs no torch")
 
 
 def _voices() -> Check:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import CheckpointError, OptionError
-from ..model.config import LanguageConfig
+from ..model.config import LanguageConfig, NanoConfig, OfficialConfig, WhisperEncoderConfig
 from .cache import cache_bytes
 
 if TYPE_CHECKING:
@@ -32,10 +32,14 @@ PROCESS = Path("/proc")
 PART_FILES: dict[str, tuple[str, ...]] = {
     "language": ("language.onnx", "language.onnx.data", "embeddings.safetensors"),
     "vision": ("vision.onnx", "vision.onnx.data"),
-    "hearing": ("hearing_encoder.onnx", "hearing_encoder.onnx.data", "hearing_projector.onnx"),
+    "hearing": ("hearing_encoder.onnx", "hearing_encoder.onnx.data", "hearing_projector.onnx",
+                "hearing.onnx", "hearing.onnx.data"),
     "recogniser": ("recogniser.onnx", "recogniser.onnx.data", "recogniser_cross.onnx", "recogniser_cross.onnx.data"),
     "vad": ("vad.onnx",),
     "speech": ("speech.onnx", "speech.onnx.data"),
+    "talker": ("talker.onnx.data", "talker_embeddings.safetensors", "chattts.onnx.data",
+               "chattts_embeddings.safetensors", "dvae.onnx.data"),
+    "voice": ("flow_encoder.onnx.data", "flow_decoder.onnx.data", "hift.onnx.data", "vocos.onnx.data"),
 }
 
 
@@ -161,9 +165,10 @@ def _model_memory(bundle: Bundle) -> dict[str, float]:
     for tokens in (512, 2048, language.context_tokens):
         memory[f"language.kv_{tokens}"] = _mb(cache_bytes(language, min(tokens, language.context_tokens)))
     memory["language.activations"] = _mb(activation_bytes(language, 512))
-    hearing = bundle.config.hearing
-    frames = hearing.max_encoder_frames
-    memory["hearing.activations"] = _mb(4 * frames * (frames * hearing.heads + 2 * hearing.ffn + 6 * hearing.width))
+    hearing = bundle.config.hearing if isinstance(bundle.config, NanoConfig | OfficialConfig) else None
+    if hearing is not None:
+        frames = hearing.max_frames if isinstance(hearing, WhisperEncoderConfig) else hearing.max_encoder_frames
+        memory["hearing.activations"] = _mb(4 * frames * (frames * hearing.heads + 2 * hearing.ffn + 6 * hearing.width))
     return {name: size for name, size in memory.items() if size}
 
 

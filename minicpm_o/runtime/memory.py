@@ -104,8 +104,14 @@ class MemoryPlan:
             return f"{asked}; this system does not say how much memory it has"
         if self.fits:
             return f"{asked} of {gigabytes(self.available_bytes)} GB: it fits"
-        option = "nothing smaller fits either" if self.nearest is None else f"this fits: {self.nearest.words()}"
-        return f"{asked}, but {gigabytes(self.available_bytes)} GB are available; {option}"
+        return f"{asked}, but {gigabytes(self.available_bytes)} GB are available; {self._option()}"
+
+    def _option(self) -> str:
+        if self.nearest is None:
+            return "nothing smaller fits either"
+        if self.nearest.backend != self.request.backend:  # torch has no fewer bits
+            return f"an exported bundle, which needs no torch, fits in so much main memory: {self.nearest.words()}"
+        return f"this fits: {self.nearest.words()}"
 
 
 def plan_memory(config: OfficialConfig, request: MemoryRequest, available_bytes: int | None = None) -> MemoryPlan:

@@ -1,0 +1,69 @@
+"""`doctor --memory`: what an official model would take of so much memory, before it is here at all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from ..checkpoints.bundle import Bundle
+from ..checkpoints.hub import VERSIONS, is_checkpoint, kind_of, official_name
+from ..checkpoints.official_config import config_from_official, read_config
+from ..errors import OptionError
+from ..model.config import OfficialConfig
+from ..runtime.device import available_memory_bytes
+from ..runtime.memory import CONTEXT_TOKENS, Dtype, MemoryPlan, MemoryRequest, parse_memory, plan_memory
+from .output import report, write
+
+AUTO = "auto"
+
+
+def foresee(model: str, memory: str, *, bits: int | None, dtype: str | None, context: int | None,
+            as_json: bool) -> dict[str, Any]:
+    """Print the plan. Raises OptionError for options that mean nothing, UnknownModelError for an unknown model."""
+    plan = memory_plan(model, memory, bits=bits, dtype=dtype, context=context)
+    text = f"{plan.table()}\n{plan.verdict()}"
+    if not as_json:
+        write(text + "\n")
+    return report(text, model=model, fits=plan.fits, total_bytes=plan.total_bytes,
+                  available_bytes=plan.available_bytes, lines=[asdict(line) for line in plan.lines],
+                  request=asdict(plan.request), nearest=asdict(plan.nearest) if plan.nearest else None)
+
+
+def memory_plan(model: str, memory: str, *, bits: int | None = 4, dtype: str | None = None,
+                context: int | None = None) -> MemoryPlan:
+    """The plan of a model by name (its released config), or of the checkpoint or bundle in a folder.
+
+    memory: an amount, or "auto" for what this machine has left; dtype: torch instead of a bundle.
+    """
+    config, request = _config_of(model), MemoryRequest(bits=bits)
+    if dtype is not None:
+        if dtype not in get_args(Dtype):
+            raise OptionError(f"dtype is {dtype!r}; use one of {', '.join(get_args(Dtype))}")
+        request = MemoryRequest(backend="torch", dtype=dtype)  # type: ignore[arg-type]  # one of them, as just seen
+    tokens = min(CONTEXT_TOKENS, config.language.context_tokens) if context is None else context
+    available = available_memory_bytes() if memory == AUTO else parse_memory(memory)
+    return plan_memory(config, _asking(request, config, tokens), available)
+
+
+def _asking(request: MemoryRequest, config: OfficialConfig, context_tokens: int) -> MemoryRequest:
+    """The request for the parts that the model has."""
+    values = asdict(request) | {"context_tokens": context_tokens, "vision": config.vision is not None,
+                                "hearing": config.hearing is not None,
+                                "speech": bool(config.talker or config.chattts)}
+    return MemoryRequest(**values)
+
+
+def _config_of(model: str) -> OfficialConfig:
+    kind = kind_of(model)
+    folder = Path(model).expanduser()
+    if kind == "checkpoint":
+        name = official_name(model)
+        if is_checkpoint(folder) or name is None:
+            return read_config(folder)
+        return config_from_official({"model_type": "minicpmo", "version": VERSIONS[name]})
+    config = Bundle.open(folder).config if kind == "bundle" else None
+    if not isinstance(config, OfficialConfig):
+        raise OptionError(f"{model!r} is small enough for any machine; --memory is for {', '.join(VERSIONS)}, their "
+                          f"checkpoints and bundles; `minicpm-o doctor` shows the rest")
+    return config
