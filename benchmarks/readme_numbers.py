@@ -1,4 +1,4 @@
-"""Writes the numbers of README.md, README_zh.md and MODEL_CARD.md between their markers, from the reports.
+"""Writes the numbers of the READMEs, the model card and docs/checkpoints.md between their markers, from the reports.
 
     python benchmarks/readme_numbers.py            # fill in
     python benchmarks/readme_numbers.py --check    # exit 1 when a file does not say what the reports say
@@ -18,8 +18,10 @@ from typing import Any
 
 import common
 import latency
+import official_full_size
+import race
 
-FILES = ("README.md", "README_zh.md", "MODEL_CARD.md")
+FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md")
 CHINESE = {
     "task": "任务", "metric": "指标", "score": "得分", "95 % interval": "95 % 区间", "chance": "随机", "blind": "盲测",
     "s per item": "秒/条", "engine": "引擎", "decode tok/s": "解码 词元/秒", "prefill tok/s": "预填充 词元/秒",
@@ -27,9 +29,13 @@ CHINESE = {
     "whole process s": "整个进程 秒", "target": "目标", "minutes": "分钟", "MB received": "下载 MB",
     "MB of .venv": ".venv MB", "MB of cache": "缓存 MB", "measured": "测量项", "unit": "单位",
     "median": "中位数", "range": "范围",
+    "ours / it": "本项目 / 它", "model": "模型", "step": "步骤", "s": "秒", "MB on disk": "磁盘 MB",
+    "random checkpoint written": "写出随机权重", "exported to 4 bits": "导出为 4 位", "question": "问题",
+    "prompt tokens": "提示词元", "first token s": "首词元 秒", "whole s": "总计 秒", "text": "文本", "picture": "图片",
+    "sound": "声音", "spoken answer": "语音回答",
     "Not measured yet.": "尚未测量。", "again": "再次运行", "nano on disk": "nano 占用磁盘", "base install": "基础安装",
 }
-Say = Callable[[str], str]
+Say = race.Say
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -76,10 +82,19 @@ def speed(say: Say) -> str | None:
     report = read("language_vs_llamacpp")
     if report is None:
         return None
-    columns = head(say, "engine", "decode tok/s", "nano / it", "prefill tok/s", "nano / it", "peak MB")
-    rows = [(row["engine"], row["decode_tokens_per_s"], row["decode_ratio"], row["prefill_tokens_per_s"],
-             row["prefill_ratio"], row["peak_rss_mb"]) for row in report["engines"]]
-    return f"{common.table(columns, rows)}\n\n{common.provenance(report)}"
+    return f"{race.table(report['engines'], 'nano', say)}\n\n{common.provenance(report)}"
+
+
+def official(say: Say) -> str | None:
+    """2.6 and 4.5 at full size."""
+    report = read(official_full_size.NAME)
+    return None if report is None else official_full_size.tables(report, say)
+
+
+def official_speed(say: Say) -> str | None:
+    """Their language parts against llama.cpp."""
+    report = read(official_full_size.NAME)
+    return None if report is None else official_full_size.speeds(report, say)
 
 
 def waiting(say: Say) -> str | None:
@@ -118,7 +133,8 @@ def setup(say: Say) -> str | None:
 
 
 SECTIONS: dict[str, Callable[[Say], str | None]] = {
-    "scores": scores, "speed": speed, "latency": waiting, "footprint": footprint, "setup": setup,
+    "scores": scores, "speed": speed, "official": official, "official-speed": official_speed, "latency": waiting,
+    "footprint": footprint, "setup": setup,
 }
 
 
