@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 ANSWER_RESERVE_TOKENS = 256
 """Room kept for the answer when the window is nearly full; at most a quarter of the window."""
+READ_ALOUD_TEMPERATURE = 0.1
+READ_ALOUD_TOKENS = 512
+"""How an official checkpoint reads a text aloud: nearly greedily, as its documentation says."""
 MAX_TRANSCRIPTS = 64
 """Sounds whose recognised text is remembered, so that a later turn does not recognise them again."""
 
@@ -281,6 +284,29 @@ class MiniCPMO:
         beams = BeamConfig(count, defaults.length_penalty, sampling if count > 1 else SamplingConfig())
         return sampling, beams, defaults.max_tokens if max_tokens is None else max_tokens
 
+    def chat_many(self, conversations: Sequence[Messages], *, max_tokens: int | None = None,
+                  temperature: float | None = None, seed: int | None = None, num_beams: int | None = None,
+                  options: PromptOptions | None = None) -> list[Reply]:
+        """One answer each to several conversations, whatever media they have; the same as of `chat` one by one.
+
+        torch answers them side by side, which a GPU does in about the time of one; onnxruntime one after the other.
+        """
+        given = {"temperature": temperature, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}
+        sampling, beams, limit = self._choices(given, seed, num_beams, max_tokens, stream=False)
+        answer = None if isinstance(self.parts, Parts) else self.parts.answer_many
+        if answer is None:
+            return [self.chat(messages, max_tokens=limit, temperature=temperature, seed=seed, num_beams=num_beams,
+                              options=options) for messages in conversations]
+        calls = [_Call(tuple(as_messages(messages)), sampling, beams, limit, stop=(), transcript=False,
+                       allow_urls=False, cancel=threading.Event(), options=options) for messages in conversations]
+        fitted = [self._fit(call) for call in calls]
+        watch, loaded_s = Stopwatch(), self.parts.load_s
+        with self._lock:
+            ends = answer([inputs for inputs, _ in fitted], sampling, beams, limit)
+        timing = watch.timing(self.parts.load_s - loaded_s)
+        return [Reply(end.text.strip(), end.finish_reason, _reply_usage(inputs.usage, 0, end.num_tokens), timing,
+                      self.name, warnings) for end, (inputs, warnings) in zip(ends, fitted, strict=True)]
+
     def forget(self) -> None:
         """Drop the kept caches and transcripts of earlier conversations; frees their memory."""
         with self._lock:
@@ -410,26 +436,61 @@ class MiniCPMO:
         Raises AudioError.
         """
         waveform = load_audio(source, rate_hz=rate_hz, allow_urls=allow_urls)
-        return self.parts.recogniser.transcribe(waveform, language=language)
+        if self.parts.has_recogniser:
+            transcript: Transcript = self.parts.recogniser.transcribe(waveform, language=language)
+            return transcript
+        return self._write_down(waveform, language)
 
-    def speak(self, text: str, path: str | os.PathLike[str] | None = None, voice: str | None = None,
+    def _write_down(self, waveform: np.ndarray, language: str | None) -> Transcript:
+        """What an official checkpoint hears, asked for in the words that it was trained to be asked in."""
+        from .inputs.system_prompts import TRANSCRIBE_EN, TRANSCRIBE_ZH
+        from .runtime.transcribe import Transcript
+
+        words = TRANSCRIBE_ZH if language == "zh" else TRANSCRIBE_EN
+        turn = Message("user", (TextPart(f"{words}\n"), AudioPart(waveform, AUDIO_RATE_HZ)))
+        return Transcript(self.chat([turn], temperature=0.0).text, language or "")
+
+    def speak(self, text: str, path: str | os.PathLike[str] | None = None, voice: Source | None = None,
               speed: float = 1.0) -> Speech:
         """Text to a waveform (N,) float32 at 24 kHz; also written to path (.wav, .flac, .ogg or .mp3) when given.
 
-        voice: a name from `voices()`; speed: 1 is the voice's own, 2 twice as fast. Raises OptionError.
+        voice: nano's is a name from `voices()`, an official checkpoint's a sound of the voice to speak in. speed: 1 is
+        the voice's own, 2 twice as fast (nano). Raises OptionError.
         """
-        speech = self.parts.speaker.speak(text, voice=voice or self.voice, speed=speed)
+        chosen = self.voice if voice is None else voice
+        if isinstance(self.parts, Parts):
+            speech: Speech = self.parts.speaker.speak(text, voice=chosen, speed=speed)
+        else:
+            speech = self._read_aloud(text, chosen, speed)
         if path is not None:
             write_wav(path, speech.waveform, speech.rate_hz)
         return speech
 
-    def speak_stream(self, text: str, voice: str | None = None, speed: float = 1.0) -> Iterator[Speech]:
+    def _read_aloud(self, text: str, voice: Source | None, speed: float) -> Speech:
+        """An official checkpoint reads a text in the voice of a clip."""
+        from .inputs.system_prompts import read_aloud
+
+        if speed != 1.0:
+            raise OptionError(f"speed is {speed}; {self.name} speaks at its voice's own, 1")
+        if voice is None:
+            raise OptionError(f"{self.name} speaks in the voice of a clip; pass one as voice")
+        messages = read_aloud(self.parts.processor.version, text, voice)
+        reply = self.chat(messages, temperature=READ_ALOUD_TEMPERATURE, max_tokens=READ_ALOUD_TOKENS,
+                          generate_audio=True, ref_audio=voice)
+        if reply.speech is None:
+            raise OptionError(f"{self.name} answered nothing to {text!r}; give it words to read")
+        return reply.speech
+
+    def speak_stream(self, text: str, voice: Source | None = None, speed: float = 1.0) -> Iterator[Speech]:
         """As speak, clause by clause: the first sound comes while the rest is still being made."""
-        return self.parts.speaker.stream(text, voice=voice or self.voice, speed=speed)
+        if not isinstance(self.parts, Parts):
+            return iter((self.speak(text, voice=voice, speed=speed),))
+        pieces: Iterator[Speech] = self.parts.speaker.stream(text, voice=voice or self.voice, speed=speed)
+        return pieces
 
     def voices(self) -> list[Voice]:
-        """Voices that `speak` knows on this machine."""
-        return list(self.parts.speaker.voices())
+        """Voices that `speak` knows on this machine by name; an official checkpoint has none, it clones them."""
+        return list(self.parts.speaker.voices()) if isinstance(self.parts, Parts) else []
 
 
 MiniCPM_o_Model = MiniCPMO

@@ -51,6 +51,15 @@ class EncodedMedia:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """Sounds that belong together: their tokens, end to end, fill the placeholder runs in order."""
+
+    log_mels: Sequence[np.ndarray]
+    """(M, F) float32 each."""
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
 class RawMedia:
     """An official model's media for one prompt, not encoded yet."""
 
@@ -59,9 +68,11 @@ class RawMedia:
     grid_sizes: np.ndarray | None = None
     """(I, 2): rows and columns of patches."""
     image_spans: tuple[Span, ...] = ()
-    log_mels: Sequence[np.ndarray] = ()
-    """(M, F) float32 of every sound."""
-    audio_spans: tuple[Span, ...] = ()
+    sounds: tuple[Sounds, ...] = ()
+
+    @property
+    def audio_spans(self) -> tuple[Span, ...]:
+        return tuple(span for sounds in self.sounds for span in sounds.spans)
 
 
 class Connectors(nn.Module):
@@ -139,13 +150,11 @@ class OmniModel(nn.Module):
         return iter([row[:length] for row, length in zip(tokens, lengths, strict=True)])
 
     def _raw_audio_tokens(self, media: Sequence[RawMedia]) -> Iterator[Tensor]:
-        """Every prompt's sounds in one batch, as the official code hears them; then each prompt's own, by its spans."""
-        heard = iter(self.hear([log_mel for item in media for log_mel in item.log_mels]))
-        tokens: list[Tensor] = []
-        for item in media:
-            own = [next(heard) for _ in item.log_mels]
-            tokens += per_span(own, item.audio_spans, self.config) if item.audio_spans else []
-        return iter(tokens)
+        """Every prompt's sounds in one batch, as the official code hears them; then each group's own, by its spans."""
+        groups = [sounds for item in media for sounds in item.sounds]
+        heard = iter(self.hear([log_mel for sounds in groups for log_mel in sounds.log_mels]))
+        return iter([piece for sounds in groups
+                     for piece in per_span([next(heard) for _ in sounds.log_mels], sounds.spans)])
 
     def see(self, pieces: Sequence[np.ndarray], grid_sizes: np.ndarray) -> Tensor:
         """Pieces of pictures, patches (rows * columns, C) each, to tokens (I, Q, D)."""
@@ -180,16 +189,12 @@ class OmniModel(nn.Module):
         return decoder.lm_head(hidden[wanted])
 
 
-def per_span(sounds: Sequence[Tensor], spans: Sequence[Span], config: OmniConfig) -> list[Tensor]:
-    """One (length, D) per placeholder run. Chunked placeholders are filled in order by all sounds together; else each
-    sound has a run of its own.
+def per_span(heard: Sequence[Tensor], spans: Sequence[Span]) -> list[Tensor]:
+    """Tokens (A, D) of sounds, end to end, cut to one (length, D) per placeholder run.
 
-    Raises FusionError when there are too few tokens; a surplus at the end, which merged clips can have, is dropped.
+    Raises FusionError when there are too few; a surplus at the end, which merged clips can have, is dropped.
     """
-    hearing = config.hearing if isinstance(config, OfficialConfig) else None
-    if hearing is None or not hearing.chunked_placeholders:
-        return list(sounds)
-    tokens = torch.cat(list(sounds))
+    tokens = torch.cat(list(heard))
     needed = sum(span.length for span in spans)
     if needed > len(tokens):
         raise FusionError(f"the sounds of a prompt gave {len(tokens)} tokens, but its placeholders take {needed}; give "

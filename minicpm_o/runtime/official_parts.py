@@ -21,7 +21,9 @@ from ..inputs.official_layout import ClipMedia, OfficialInputs, SlicedImageMedia
 from ..inputs.official_processor import OfficialProcessor, PromptOptions
 from ..inputs.official_tokenizer import OfficialTokenizer
 from ..model.config import OfficialConfig
+from .beam import BeamConfig
 from .device import DevicePlan
+from .events import GenerationEnd
 from .generation_defaults import chat_arguments
 from .listening import HearingNetwork, encode_clips
 from .navit import VisionNetwork
@@ -53,6 +55,13 @@ class Networks(Protocol):
     def open_hearing(self) -> HearingNetwork: ...
 
     def open_voice(self, tokenizer: OfficialTokenizer) -> Voice: ...
+
+
+class AnswerMany(Protocol):
+    """Several prompts answered side by side."""
+
+    def __call__(self, prompts: Sequence[OfficialInputs], sampling: SamplingConfig, beams: BeamConfig,
+                 max_tokens: int) -> list[GenerationEnd]: ...
 
 
 class BundleNetworks:
@@ -179,6 +188,12 @@ class OfficialParts(OpenedParts):
     def _look(self, picture: SlicedImageMedia) -> np.ndarray:
         tokens = self.vision.encode(picture.pieces, picture.grid_sizes)  # (n, Q, D)
         return tokens.reshape(-1, tokens.shape[-1])
+
+    @property
+    def answer_many(self) -> AnswerMany | None:
+        """Answers several prompts side by side; None where they are answered one after the other."""
+        batch: AnswerMany | None = getattr(self.networks, "answer_many", None)
+        return batch
 
     # Speaking
 

@@ -16,20 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..checkpoints.official import Checkpoint
 from ..checkpoints.torch_loader import load_official, stored_dtype
 from ..errors import CheckpointError, ContextFullError, OptionError
+from ..inputs.official_layout import ClipMedia, OfficialInputs, SlicedImageMedia, batch_inputs
+from ..inputs.official_tokenizer import OfficialTokenizer
 from ..model.config import LanguageConfig, OfficialConfig
 from ..model.encoders.sight import TorchVision
 from ..model.encoders.whisper import TorchHearing
-from ..model.omni import OmniModel
+from ..model.omni import OmniModel, RawMedia, Sounds
+from .beam import BeamConfig
 from .device import DevicePlan
 from .engine import PREFILL_CHUNK_TOKENS, Step
+from .events import GenerationEnd
+from .generate import REPLACEMENT
+from .generation_defaults import PAD_ID
 from .official_parts import OfficialParts
+from .sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from ..inputs.official_tokenizer import OfficialTokenizer
     from .official_voice import Voice
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -231,10 +238,75 @@ class TorchNetworks:
             raise CheckpointError("the model was loaded without its hearing; load it with hearing=True")
         return TorchHearing(self.model.hearing, self.model.connectors.projector)
 
+    @torch.inference_mode()
+    def answer_many(self, prompts: Sequence[OfficialInputs], sampling: SamplingConfig, beams: BeamConfig,
+                    max_tokens: int) -> list[GenerationEnd]:
+        """Prompts padded on the left, answered by transformers' `generate`; each may have other media than the rest.
+
+        Media are encoded prompt by prompt, so that no prompt's sounds are padded to another's.
+        """
+        tokenizer = OfficialTokenizer.from_folder(self.folder)
+        ends = (tokenizer.special.im_end, tokenizer.special.endoftext)
+        batch = batch_inputs(prompts)
+        table = self.model.language.get_input_embeddings().weight
+        ids = torch.from_numpy(batch.ids).to(table.device)
+        embeds = torch.stack([self.model.fuse([row], [raw_media(prompt.media)])[0]
+                              for row, prompt in zip(ids, batch.rows, strict=True)])
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        made = self.model.language.generate(
+            inputs_embeds=embeds, attention_mask=torch.from_numpy(batch.attention_mask).long().to(table.device),
+            pad_token_id=PAD_ID, eos_token_id=list(ends), max_new_tokens=max_tokens, num_beams=beams.num_beams,
+            **_drawing(sampling))
+        return [_ended(row.tolist(), ends, tokenizer) for row in made]
+
     def open_voice(self, tokenizer: OfficialTokenizer) -> Voice:
         from .torch_voice import torch_voice
 
         return torch_voice(self.model, self.folder, self.plan, tokenizer)
+
+
+def raw_media(media: Sequence[Any]) -> RawMedia:
+    """A prompt's media as the network takes them, in order."""
+    pictures = [item for item in media if isinstance(item, SlicedImageMedia)]
+    return RawMedia(
+        [piece for item in pictures for piece in item.pieces],
+        np.concatenate([item.grid_sizes for item in pictures]) if pictures else None,
+        tuple(span for item in pictures for span in item.spans),
+        tuple(Sounds(item.log_mels, item.spans) for item in media if isinstance(item, ClipMedia)))
+
+
+class SaidPenalty(LogitsProcessor):
+    """Makes words of the answer less likely to come again.
+
+    transformers' own counts the tokens after each prompt's padding, also where the prompt was given as embeddings and
+    its tokens are not in the row: in a padded batch it then overlooks the first words of the shorter prompts' answers.
+    """
+
+    def __init__(self, penalty: float) -> None:
+        self.penalty = penalty
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        said = torch.gather(scores, 1, input_ids)
+        return scores.scatter(1, input_ids, torch.where(said < 0, said * self.penalty, said / self.penalty))
+
+
+def _drawing(sampling: SamplingConfig) -> dict[str, Any]:
+    """The choice of tokens in transformers' words."""
+    penalties = [SaidPenalty(sampling.repetition_penalty)] if sampling.repetition_penalty != 1 else []
+    chosen: dict[str, Any] = {"do_sample": sampling.temperature > 0, "logits_processor": LogitsProcessorList(penalties)}
+    if not sampling.temperature:
+        return chosen
+    return chosen | {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
+                     "min_p": sampling.min_p or None}
+
+
+def _ended(ids: list[int], ends: Sequence[int], tokenizer: OfficialTokenizer) -> GenerationEnd:
+    """A row of a batch up to its end; without one it was cut off."""
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    said = tuple(ids[:stop])
+    text = tokenizer.decode(said).rstrip(REPLACEMENT)  # a character that was cut off
+    return GenerationEnd("length" if stop is None else "stop", said, text)
 
 
 def open_checkpoint(checkpoint: Checkpoint, plan: DevicePlan, *, device: str | None = None, dtype: str | None = None,

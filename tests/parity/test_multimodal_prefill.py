@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,15 @@ pytest.importorskip("transformers")
 
 from minicpm_o.model.encoders.packing import pack_pieces  # noqa: E402
 from minicpm_o.model.fusion.spans import Span  # noqa: E402
-from minicpm_o.model.omni import OmniModel, RawMedia  # noqa: E402
+from minicpm_o.model.omni import OmniModel, RawMedia, Sounds  # noqa: E402
 from minicpm_o.runtime.torch_parts import TorchEngine  # noqa: E402
 
 CASES = oracle_cases("_04_multimodal_prefill")
 ATOL = 1e-4
 
 
-def model_of(case: Path, **changes: Any) -> OmniModel:
-    config = read_config(case)
-    if changes:
-        config = replace(config, hearing=replace(config.hearing, **changes))
-    model = OmniModel(config)
+def model_of(case: Path) -> OmniModel:
+    model = OmniModel(read_config(case))
     model.load_state_dict(omni_weights(case))
     return model.eval()
 
@@ -45,8 +41,8 @@ def spans_of(bounds: np.ndarray) -> tuple[Span, ...]:
 
 def one_prompt(given: dict[str, np.ndarray], prefix: str) -> tuple[Any, RawMedia]:
     media = RawMedia(pieces_of(given, f"{prefix}pixel_u8."), given[f"{prefix}tgt_sizes"],
-                     spans_of(given[f"{prefix}image_bound"]), list(given[f"{prefix}audio_features"]),
-                     spans_of(given[f"{prefix}audio_bounds"]))
+                     spans_of(given[f"{prefix}image_bound"]),
+                     (Sounds(list(given[f"{prefix}audio_features"]), spans_of(given[f"{prefix}audio_bounds"])),))
     return torch.from_numpy(given[f"{prefix}input_ids"][0]), media
 
 
@@ -59,7 +55,7 @@ def prefix_of(given: dict[str, np.ndarray]) -> str:
 def test_one_prompt(case: Path) -> None:
     given, expected = load_inputs(case), load_outputs(case)
     prefix = prefix_of(given)
-    model = model_of(case, chunked_placeholders=True)
+    model = model_of(case)
     embeds = model.fuse(*([item] for item in one_prompt(given, prefix)))[0]
     assert_close(embeds, expected[f"{prefix}inputs_embeds"], ATOL, "fused embeddings")
     out = model.language(inputs_embeds=embeds[None], output_hidden_states=True)
@@ -78,7 +74,7 @@ def test_one_prompt(case: Path) -> None:
 def test_greedy_through_the_cache(case: Path, in_pieces: bool) -> None:
     given, expected = load_inputs(case), load_outputs(case)
     prefix = prefix_of(given)
-    model = model_of(case, chunked_placeholders=True)
+    model = model_of(case)
     with torch.inference_mode():
         embeds = model.fuse(*([item] for item in one_prompt(given, prefix)))[0].numpy()
     engine = TorchEngine(model.language, model.config.language)
@@ -103,7 +99,7 @@ def test_padded_batch(case: Path) -> None:
     given, expected = load_inputs(case), load_outputs(case)
     if "B.input_ids" not in given:
         pytest.skip("the case has no batch")
-    model = model_of(case, chunked_placeholders=False)
+    model = model_of(case)
     ids, media, mels = torch.from_numpy(given["B.input_ids"]), [], list(given["B.audio_features"])
     for row in range(len(ids)):
         lengths = given[f"B.audio_feature_lens.{row}"].tolist()
@@ -112,7 +108,8 @@ def test_padded_batch(case: Path) -> None:
             pieces_of(given, f"B.pixel_u8.{row}.") if has_images else (),
             given[f"B.tgt_sizes.{row}"] if has_images else None,
             spans_of(given[f"B.image_bound.{row}"]) if has_images else (),
-            [mels.pop(0)[:, :length] for length in lengths], spans_of(given[f"B.audio_bounds.{row}"])))
+            tuple(Sounds([mels.pop(0)[:, :length]], (span,)) for length, span in
+                  zip(lengths, spans_of(given[f"B.audio_bounds.{row}"]), strict=True))))
     embeds = torch.stack(model.fuse(list(ids), media))
     assert_close(embeds, expected["B.inputs_embeds"], ATOL, "fused embeddings")
     mask = torch.from_numpy(given["B.attention_mask"]).long()
@@ -128,7 +125,7 @@ def test_padded_batch(case: Path) -> None:
 def test_sound_beside_no_sound_in_a_batch(case: Path) -> None:
     """What the reference cannot run: each prompt of the batch as it is alone."""
     given = load_inputs(case)
-    model = model_of(case, chunked_placeholders=True)
+    model = model_of(case)
     ids, media = one_prompt(given, prefix_of(given))
     plain = torch.arange(7)
     both = model.fuse([ids, plain], [media, RawMedia()])
