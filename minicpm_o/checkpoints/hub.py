@@ -143,9 +143,9 @@ def fetch(name: str, *, progress: bool = True, **options: Any) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     transport: type[Exception] = HfHubHTTPError.__bases__[0]  # of the library that this release of the hub speaks by
-    bar = {} if progress else {"tqdm_class": _silent_bar()}
+    wanted: dict[str, Any] = {**options, **({} if progress else {"tqdm_class": _silent_bar()})}
     try:
-        return Path(snapshot_download(name, ignore_patterns=list(_NOT_WANTED), **bar, **options))
+        return Path(snapshot_download(name, ignore_patterns=list(_NOT_WANTED), **wanted))
     except GatedRepoError as error:
         raise CheckpointError(f"{name} must be asked for on its page of the hub; accept its terms there, then run "
                               f"`hf auth login`") from error
@@ -162,9 +162,9 @@ def fetch(name: str, *, progress: bool = True, **options: Any) -> Path:
 
 
 def _silent_bar() -> type[Any]:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    class Silent(tqdm):  # type: ignore[type-arg, misc]  # untyped in some releases
+    class Silent(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})
 
