@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..checkpoints.bundle import Bundle
+from ..checkpoints.hift_config import FOLDER
 from ..errors import CheckpointError, MessageError, OptionError
 from ..inputs.audio import load_audio
 from ..inputs.official_tokenizer import OfficialTokenizer
@@ -33,6 +34,8 @@ from .voice_cloning import VoiceCloner
 
 NOISE_SEED = 0
 """Of the flow's noise, where every mel begins: drawn anew in each process by the reference, here always the same."""
+CHATTTS_TOKENIZER = "assets/chattts_tokenizer"
+"""Of 2.6, in a checkpoint and in a bundle; so is `FOLDER` of 4.5, where the networks lie that analyse a voice."""
 MAX_VOICES = 8
 """Reference clips whose analysis is remembered."""
 
@@ -126,7 +129,7 @@ def _talker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan) -> Voi
     mel = FlowMel(FlowSession.from_folder(folder, flow, plan), make_noise(flow, NOISE_SEED))
     token2wav = make_token2wav(mel, Vocoder(HiftSession(folder, plan), hift), config)
     return TalkerVoice(TalkerSession.from_folder(folder, talker, plan), token2wav,
-                       lambda: VoiceCloner.from_folder(folder, plan))
+                       lambda: VoiceCloner.from_folder(folder / FOLDER, plan))
 
 
 def _speaker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
@@ -134,7 +137,7 @@ def _speaker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan, token
 
     if config.chattts is None:
         raise OptionError(f"{config.name} has no ChatTTS")
-    text = ChatTTSText.from_folder(folder / "chattts_tokenizer")
+    text = ChatTTSText.from_folder(folder / CHATTTS_TOKENIZER)
     network, mel, vocode = (ChatTTSSession.from_folder(folder, config.chattts, plan),
                             DvaeSession.from_folder(folder, plan), VocosSession.from_folder(folder, plan))
     voice = ChatTTSVoice(network, mel, vocode, text.tokens, ends_sentence=text.ends_sentence)

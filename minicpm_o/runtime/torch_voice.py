@@ -26,11 +26,9 @@ from .chattts_text import ChatTTSText
 from .device import DevicePlan
 from .flow import make_noise
 from .hift import Vocoder
-from .official_voice import NOISE_SEED, SpeakerVoice, TalkerVoice, Voice, make_token2wav
+from .official_voice import CHATTTS_TOKENIZER, NOISE_SEED, SpeakerVoice, TalkerVoice, Voice, make_token2wav
 from .token2wav import FlowMel
 from .voice_cloning import VoiceCloner
-
-CHATTTS_TOKENIZER = "assets/chattts_tokenizer"
 
 
 def torch_voice(model: OmniModel, folder: Path, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
