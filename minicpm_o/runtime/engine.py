@@ -6,13 +6,14 @@ C cache capacity. The graph's GroupQueryAttention writes keys and values into th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checkpoints.safetensors_file import STORED, SafetensorsFile, TensorInfo
 from ..errors import CheckpointError, OptionError
 from ..model.config import LanguageConfig
 from .cache import KVCache
@@ -48,14 +49,14 @@ class Embeddings:
 
     @classmethod
     def from_file(cls, path: Path) -> Embeddings:
-        """Read a safetensors file with `embed_tokens` and `scales`. Raises CheckpointError when it is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        """Map a safetensors file with `embed_tokens` and `scales`: only rows that are used take memory.
 
+        Raises CheckpointError when it is damaged.
+        """
         try:
-            tensors: Mapping[str, np.ndarray] = load_file(path)
-            return cls(tensors["embed_tokens"], tensors["scales"])
-        except (OSError, SafetensorError, KeyError) as error:
+            infos = SafetensorsFile(path).infos
+            return cls(_mapped(path, infos["embed_tokens"]), _mapped(path, infos["scales"]))
+        except (OSError, KeyError, ValueError, CheckpointError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); assemble the model again") from error
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -65,6 +66,10 @@ class Embeddings:
             raise OptionError(f"token ids must lie within 0 and {len(self.table) - 1}; "
                               f"these span {int(ids.min())} to {int(ids.max())}")
         return self.table[ids].astype(np.float32) * self.scales[ids].astype(np.float32)
+
+
+def _mapped(path: Path, info: TensorInfo) -> np.ndarray:
+    return np.asarray(np.memmap(path, STORED[info.dtype], mode="r", offset=info.begin, shape=info.shape))
 
 
 class Engine:
