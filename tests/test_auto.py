@@ -20,6 +20,7 @@ from minicpm_o.auto import (  # noqa: E402
     MiniCPMOConfig,
     MiniCPMOForConditionalGeneration,
     MiniCPMOProcessor,
+    MiniCPMOTokenizerFast,
     checkpoint_folder,
     register,
 )
@@ -94,6 +95,29 @@ def test_auto_class_passes_options_on(folder: Path) -> None:
     assert found.omni.talker is None and found.omni.chattts is None and found.omni.hearing is None
     assert found.omni.vision is not None
     assert not found.config.init_tts and not found.config.init_audio and found.config.init_vision
+
+
+def test_the_tokenizer_alone(folder: Path, processor: MiniCPMOProcessor, tmp_path: Path) -> None:
+    """From files as the releases have them: no tokenizer.json, and a class whose code is in the repository."""
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    added = {entry["id"]: {key: value for key, value in entry.items() if key != "id"}
+             for entry in whole["added_tokens"]}
+    files = {
+        "config.json": json.loads((folder / "config.json").read_text()), "vocab.json": whole["model"]["vocab"],
+        "added_tokens.json": {entry["content"]: place for place, entry in added.items()},
+        "tokenizer_config.json": {**settings, "tokenizer_class": "MiniCPMOTokenizerFast", "added_tokens_decoder": added,
+                                  "auto_map": {"AutoTokenizer": ["tokenization_minicpmo.MiniCPMOTokenizerFast", None]}},
+    }
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(merge) for merge in whole["model"]["merges"]) + "\n",
+                                         encoding="utf-8")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(tokenizer) is MiniCPMOTokenizerFast
+    text = "<|im_start|>user\nHello there, 你好  12<image><unk></image><|im_end|>"
+    assert tokenizer(text)["input_ids"] == processor.tokenizer.encode(text, markup=True)
+    assert len(tokenizer) == processor.tokenizer.vocab_size
 
 
 def test_registering_twice_does_no_harm() -> None:

@@ -91,7 +91,7 @@ def quantised_shape(found: Mapping[str, Shape], name: str, quantisation: Quantis
     awq = quantisation.method == "awq"
     inputs, outputs = (rows, columns * per_word) if awq else (rows * per_word, columns)
     groups = 1 if quantisation.group_size == -1 else -(-inputs // quantisation.group_size)
-    expected = {"qzeros": (groups, -(-outputs // per_word)), "scales": (groups, outputs)}
+    expected: dict[str, Shape] = {"qzeros": (groups, -(-outputs // per_word)), "scales": (groups, outputs)}
     index = found.get(f"{name}.g_idx")
     if index is not None:
         expected["g_idx"] = (inputs,)

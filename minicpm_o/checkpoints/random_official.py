@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def _tiny(full: OfficialConfig) -> OfficialConfig:
         vision=SiglipConfig(width=32, ffn=72, layers=2, heads=2), resampler=QueryResamplerConfig(),
         hearing=WhisperEncoderConfig(width=32, heads=2, layers=2, ffn=128,
                                      pool_step=full.hearing.pool_step if full.hearing else 5))
-    speech = {"llm_width": width, "width": 48, "ffn": 96, "layers": 2, "heads": 3}
+    speech: dict[str, Any] = {"llm_width": width, "width": 48, "ffn": 96, "layers": 2, "heads": 3}
     if is_45:
         # ids in the talker's own table stand as far behind its words as in the released one
         talker = TalkerConfig(**speech, kv_heads=3, num_audio_tokens=98, num_text_tokens=vocab_size + 23,

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ KEPT_WHOLE = ("SiglipTower", "WhisperTower", "QueryResampler", "PooledAudioProje
 """Modules that are never split over devices: they reach into their own weights."""
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 """What weights can be while they run."""
-DeviceMap = str | int | torch.device | Mapping[str, Any] | None
+DeviceMap: TypeAlias = str | int | torch.device | Mapping[str, Any] | None
 
 _TORCH: Mapping[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -147,7 +147,7 @@ def _place_automatically(model: nn.Module, dtype: torch.dtype) -> Placement:
         if accelerator != "cuda":
             raise
         try:
-            from accelerate import infer_auto_device_map
+            from accelerate import infer_auto_device_map  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
             raise error from None
         table = infer_auto_device_map(model, dtype=dtype, no_split_module_classes=list(KEPT_WHOLE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,13 @@ from minicpm_o.checkpoints.safetensors_file import bfloat16_to_float32, pending_
 from minicpm_o.checkpoints.torch_loader import (  # noqa: E402
     Placement,
     check_fits,
+    dispatch,
     empty_weights,
     load_official,
     place,
     save_official,
 )
-from minicpm_o.errors import CheckpointError, DiskFullError  # noqa: E402
+from minicpm_o.errors import CheckpointError, DiskFullError, MissingExtraError  # noqa: E402
 from minicpm_o.model.omni import OmniModel  # noqa: E402
 
 
@@ -191,6 +193,21 @@ def test_devices_by_name() -> None:
     assert placement.is_split
     with pytest.raises(CheckpointError, match="no device for 'vision'; it has .'language'."):
         Placement({"language": torch.device("cpu")})("vision")
+
+
+def test_several_devices_are_accelerates_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.ModuleDict({"vision": torch.nn.Linear(2, 2), "language": torch.nn.Linear(2, 2)})
+    split = Placement({"vision": torch.device("cpu"), "language": torch.device("meta")}, main=torch.device("meta"))
+    seen: list[tuple[object, dict[str, str], object]] = []
+    fake = SimpleNamespace(dispatch_model=lambda model, table, *, main_device, force_hooks: seen.append(
+        (model, table, main_device)))
+    monkeypatch.setitem(sys.modules, "accelerate", fake)
+    assert dispatch(model, Placement({"": torch.device("cpu")})) is model and not seen
+    assert dispatch(model, split) is model
+    assert seen == [(model, {"vision": "cpu", "language": "meta"}, torch.device("meta"))]
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtraError, match="needs the package accelerate"):
+        dispatch(model, split)
 
 
 @pytest.mark.parametrize("device_map, words", [
