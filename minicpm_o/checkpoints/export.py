@@ -138,13 +138,20 @@ def _only_one(work: Path) -> Iterator[None]:
 
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with FileLock(work / ".lock", timeout=0):
-            yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise CheckpointError(f"cannot make the folder {work} ({error.strerror}); choose another one with --out") \
+            from error
+    lock = FileLock(work / ".lock", timeout=0)
+    try:
+        lock.acquire()
     except Timeout as error:
         raise CheckpointError(f"another process is exporting to {work.parent}; wait for it") from error
-    except PermissionError as error:
-        raise CheckpointError(f"cannot write to {work.parent} ({error.strerror}); choose another folder with --out") \
-            from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepare(work: Path, identity: dict[str, Any], report: ProgressReport) -> list[str]:

@@ -303,6 +303,8 @@ def test_folders_and_settings_that_cannot_be(tiny_45, tmp_path):
     for settings, words in ((ExportSettings(bits=3), "4 or 8 bits"), (ExportSettings(block_size=48), "power of two")):
         with pytest.raises(OptionError, match=words):
             export_checkpoint(tiny_45, tmp_path / "bundle", settings, progress=False)
+    with pytest.raises(CheckpointError, match="cannot make the folder .* choose another one with --out"):
+        export_checkpoint(tiny_45, tmp_path / "photos" / "me.jpg" / "bundle", TALK, progress=False)
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         export_checkpoint(tmp_path / "photos", tmp_path / "bundle", TALK, progress=False)
 
