@@ -35,8 +35,6 @@ BITS = 4
 TEXT_LETTERS = 1200
 """Of the text that is asked about: with the made-up tokenizer, some hundred tokens."""
 NOT_IMPORTABLE = ("torch", "transformers")
-VOICE_TOKENS = 75
-"""Three seconds of a reference voice."""
 MODEL_COLUMNS = ("model", "step", "s", "peak MB", "MB on disk")
 ANSWER_COLUMNS = ("model", "question", "prompt tokens", "load s", "first token s", "prefill tok/s", "decode tok/s",
                   "whole s", "peak MB")
@@ -145,14 +143,17 @@ MAKERS: dict[str, Callable[[Run], dict[str, Any]]] = {
 def answer_all(bundle: Path, tokens: int, threads: int) -> list[dict[str, Any]]:
     """A question of each kind to a bundle, then an answer that is spoken."""
     sys.modules.update(dict.fromkeys(NOT_IMPORTABLE))  # None there makes an import fail
-    from minicpm_o import MiniCPMO
+    import numpy as np
+
+    from brief_voice import make_brief
+    from minicpm_o import MiniCPMO, TextPart
 
     model = MiniCPMO.from_pretrained(bundle, threads=threads)
     answers = [answer(model, kind, parts, tokens) for kind, parts in questions().items()]
-    spoken = questions()["text"][:1]
-    if model.parts.config.talker:
-        lend_voice(model)
-    return [*answers, answer(model, "spoken answer", spoken, tokens, generate_audio=True, ref_audio=silence())]
+    make_brief(model.parts.voice, model.parts.config)
+    nobody = np.zeros(1, np.float32)  # a clip that nobody listens to
+    return [*answers, answer(model, "spoken answer", [TextPart("Say something.")], tokens, generate_audio=True,
+                             ref_audio=nobody)]
 
 
 def questions() -> dict[str, list[Any]]:
@@ -189,34 +190,13 @@ def answer(model: Any, kind: str, parts: list[Any], tokens: int, **more: Any) ->
             "sound_s": round(len(speech.waveform) / speech.rate_hz, 2) if speech else None}
 
 
-def silence() -> Any:
-    """A reference clip that nobody listens to, see `lend_voice`: one second at 16 kHz."""
-    import numpy as np
-
-    return np.zeros(16_000, np.float32)
-
-
-def lend_voice(model: Any) -> None:
-    """4.5 speaks in the voice of a clip, which two published networks analyse that a random checkpoint lacks: what
-    they would say of three seconds is made up, in its exact shape."""
-    import numpy as np
-
-    from minicpm_o.runtime.flow import FlowPrompt
-
-    flow, rng = model.parts.config.flow, np.random.default_rng(0)
-    tokens = rng.integers(0, flow.vocab_size, VOICE_TOKENS)
-    mel = rng.normal(size=(flow.encoder.up_factor * VOICE_TOKENS, flow.mel_bins)).astype(np.float32)
-    prompt = FlowPrompt(tokens, mel, rng.normal(size=flow.speaker_width).astype(np.float32))
-    model.parts.voice.prompt = lambda clip: prompt
-
-
 # The report
 
 
 def keep(path: Path, run: Run, step: str, found: dict[str, Any]) -> dict[str, Any]:
     """Put what a step found into the report at path, beside what other steps and versions have there."""
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"name": NAME, "versions": {}}
-    command = f"python benchmarks/{NAME}.py --version {run.version}"
+    command = " ".join([f"python benchmarks/{NAME}.py", *run.shape_options])
     source = {"machine": common.machine(), "command": command, "layers": run.layers}
     report["versions"].setdefault(run.version, {})[step] = {**source, **found}
     common.write_json(path, report)

@@ -13,9 +13,12 @@ import gguf
 import numpy as np
 import pytest
 
+import brief_voice
 import official_full_size
 import race
 from minicpm_o.checkpoints.random_official import official_config
+from minicpm_o.model.config import TalkerConfig
+from minicpm_o.runtime.talker import generate, seeded_draw
 from random_gguf import language_tensors, write_random_gguf
 
 
@@ -29,6 +32,21 @@ class FakeWorker:
         self.turns.append(self.name)
         prefill_s, decode_s = next(self.seconds)
         return {"prefill_s": prefill_s, "decode_s": decode_s, "peak_rss_mb": len(ids) + decode}
+
+
+class EndlessTalker:
+    """Every speech token is as likely as any other."""
+
+    config = TalkerConfig()
+
+    def new_cache(self) -> None:
+        return None
+
+    def embed_codes(self, codes: np.ndarray) -> np.ndarray:
+        return np.zeros((len(codes), self.config.width), np.float32)
+
+    def run(self, embeds: np.ndarray, cache: None) -> np.ndarray:
+        return np.zeros(self.config.num_audio_tokens, np.float32)
 
 
 @pytest.mark.parametrize("version", ["2.6", "4.5"])
@@ -147,3 +165,20 @@ def test_random_q4_0_is_drawn_by_its_seed(tmp_path: Path) -> None:
         write_random_gguf(tmp_path / name, config, seed)
         contents.append(np.fromfile(tmp_path / name, np.uint8))
     assert np.array_equal(contents[0], contents[1]) and not np.array_equal(contents[0], contents[2])
+
+
+def test_a_brief_talker_ends_whenever_it_speaks() -> None:
+    talker = brief_voice.BriefTalker(EndlessTalker(), num_codes=60)
+    embeds = np.zeros((3, talker.config.width), np.float32)
+    for seed in (0, 1):
+        spoken = generate(talker, embeds, seeded_draw(seed))
+        assert spoken.finished and len(spoken.codes) == 60
+
+
+def test_made_up_voice_is_of_the_flows_shape() -> None:
+    flow = official_config("4.5", "full").flow
+    assert flow is not None
+    prompt = brief_voice.made_up_prompt(flow)
+    assert len(prompt.mel) == flow.encoder.up_factor * len(prompt.tokens) and prompt.mel.shape[1] == flow.mel_bins
+    assert prompt.speaker.shape == (flow.speaker_width,) and 0 <= prompt.tokens.min() <= prompt.tokens.max()
+    assert prompt.tokens.max() < flow.vocab_size
