@@ -459,7 +459,7 @@ class MiniCPMO:
         """
         chosen = self.voice if voice is None else voice
         if isinstance(self.parts, Parts):
-            speech: Speech = self.parts.speaker.speak(text, voice=chosen, speed=speed)
+            speech: Speech = self.parts.speaker.speak(text, voice=_voice_name(chosen), speed=speed)
         else:
             speech = self._read_aloud(text, chosen, speed)
         if path is not None:
@@ -485,7 +485,8 @@ class MiniCPMO:
         """As speak, clause by clause: the first sound comes while the rest is still being made."""
         if not isinstance(self.parts, Parts):
             return iter((self.speak(text, voice=voice, speed=speed),))
-        pieces: Iterator[Speech] = self.parts.speaker.stream(text, voice=voice or self.voice, speed=speed)
+        chosen = _voice_name(self.voice if voice is None else voice)
+        pieces: Iterator[Speech] = self.parts.speaker.stream(text, voice=chosen, speed=speed)
         return pieces
 
     def voices(self) -> list[Voice]:
@@ -519,6 +520,13 @@ def spoken(options: PromptOptions | None) -> PromptOptions | None:
     from .inputs.official_processor import PromptOptions
 
     return replace(options or PromptOptions(), use_tts_template=True)
+
+
+def _voice_name(voice: Source | None) -> str | None:
+    """Raises OptionError for a clip: nano has voices of its own."""
+    if voice is None or isinstance(voice, str):
+        return voice
+    raise OptionError(f"voice is a {type(voice).__name__}; nano takes the name of one of its voices, see `voices()`")
 
 
 def _voice_of(call: _Call) -> Source | None:

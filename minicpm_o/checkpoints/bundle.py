@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, HashError
-from ..model.config import OmniConfig, config_from_dict
+from ..model.config import NanoConfig, OmniConfig, config_from_dict
 from .storage import sha256_of, write_atomic
 
 MANIFEST = "bundle.json"
@@ -69,6 +69,13 @@ class Bundle:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST} is damaged ({error!r}); assemble the model again") from error
+
+    @property
+    def nano(self) -> NanoConfig:
+        """Its config as nano's. Raises CheckpointError when it is an official model's."""
+        if not isinstance(self.config, NanoConfig):
+            raise CheckpointError(f"the model in {self.folder} is {self.config.name}, not nano")
+        return self.config
 
     def has(self, name: str) -> bool:
         """Whether the bundle has that file, or a folder of that name with files in it."""

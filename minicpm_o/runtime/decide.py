@@ -108,7 +108,8 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """scores (V,) with all but the k highest (and their equals) at minus infinity; 0 keeps all."""
     if k <= 0 or k >= scores.size:
         return scores
-    return np.where(scores < np.partition(scores, -k)[-k], np.float32(-np.inf), scores)
+    kept: np.ndarray = np.where(scores < np.partition(scores, -k)[-k], np.float32(-np.inf), scores)
+    return kept
 
 
 def nucleus(scores: np.ndarray, p: float, keep: int = 1) -> np.ndarray:
@@ -122,7 +123,7 @@ def nucleus(scores: np.ndarray, p: float, keep: int = 1) -> np.ndarray:
     beyond = np.cumsum(softmax(scores[order])) > p
     beyond[1:] = beyond[:-1].copy()  # the token that crosses p stays
     beyond[:keep] = False
-    kept = scores.copy()
+    kept: np.ndarray = scores.copy()
     kept[order[beyond]] = -np.inf
     return kept
 

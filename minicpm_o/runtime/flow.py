@@ -35,6 +35,8 @@ from .device import DevicePlan, make_session
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+MAX_WHOLE_TOKENS = 750
+"""Speech tokens to make mel of at once, 30 s: every frame looks at every other, so memory grows with their square."""
 NOISE_FRAMES = 30_000
 """Ten minutes of mel."""
 

@@ -17,6 +17,7 @@ from ..model.config import OfficialConfig
 from .cache import BYTES_PER_NUMBER, cache_bytes
 from .device import activation_bytes, available_memory_bytes
 from .engine import PREFILL_CHUNK_TOKENS
+from .flow import MAX_WHOLE_TOKENS
 
 Backend = Literal["device", "torch"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -29,8 +30,11 @@ LEAST_CONTEXT_TOKENS = 1024
 SPEECH_POSITIONS = 1500
 """Speech tokens, 25 a second, that the talker remembers of one answer: a minute."""
 
-PROGRAM_BYTES: dict[Backend, int] = {"device": 150_000_000, "torch": 800_000_000}
-"""Python and the libraries, measured when they have loaded and no model has."""
+PROMPT_TOKENS = 250
+"""Of the clip whose voice is cloned, 10 s."""
+
+PROGRAM_BYTES: dict[Backend, int] = {"device": 100_000_000, "torch": 450_000_000}
+"""Python and the libraries once imported, no model loaded: 68 and 387 MB on Linux, rounded up."""
 
 PART_WORDS = {"language": "language model", "vision": "eyes", "hearing": "ears", "talker": "talker",
               "voice": "vocoder"}
@@ -209,6 +213,9 @@ def _activations(config: OfficialConfig, request: MemoryRequest) -> list[MemoryL
     if config.hearing:
         ears = config.hearing
         sizes.append(number * ears.max_frames * (2 * ears.heads * ears.max_frames + 6 * ears.width + 2 * ears.ffn))
+    if config.flow:
+        frames, decoder = 2 * (MAX_WHOLE_TOKENS + PROMPT_TOKENS), config.flow.decoder  # two frames a token
+        sizes.append(number * 2 * decoder.heads * frames * 2 * frames)  # with and without guidance; scores and shares
     return [MemoryLine("activations", max(sizes))]
 
 

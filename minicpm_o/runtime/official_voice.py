@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 
 from ..checkpoints.bundle import Bundle
-from ..checkpoints.hift_config import FOLDER
 from ..errors import CheckpointError, MessageError, OptionError
 from ..inputs.audio import load_audio
 from ..inputs.official_tokenizer import OfficialTokenizer
@@ -26,7 +25,7 @@ from .chattts import ChatTTSVoice
 from .chattts_text import ChatTTSText
 from .conversation import content_digest
 from .device import DevicePlan
-from .flow import FlowPrompt, make_noise
+from .flow import MAX_WHOLE_TOKENS, FlowPrompt, make_noise
 from .speech.speaker import Speech
 from .talker import TalkerNetwork, conditions, generate, seeded_draw
 from .token2wav import FlowMel, MelMaker, Token2Wav, VocoderNetwork
@@ -34,8 +33,10 @@ from .voice_cloning import VoiceCloner
 
 NOISE_SEED = 0
 """Of the flow's noise, where every mel begins: drawn anew in each process by the reference, here always the same."""
+MIN_CODES, MAX_CODES = 50, 2048
+"""Speech tokens of an answer, 25 a second: the published limits, 2 s to 82 s."""
 CHATTTS_TOKENIZER = "assets/chattts_tokenizer"
-"""Of 2.6, in a checkpoint and in a bundle; so is `FOLDER` of 4.5, where the networks lie that analyse a voice."""
+"""Of 2.6, in a checkpoint and in a bundle."""
 MAX_VOICES = 8
 """Reference clips whose analysis is remembered."""
 
@@ -56,6 +57,7 @@ class TalkerVoice:
         """open_cloner: opens the networks that analyse a reference clip, when the first one comes."""
         self.talker = talker
         self.token2wav = token2wav
+        self.max_codes = MAX_CODES
         self._open_cloner = open_cloner
         self._cloner: VoiceCloner | None = None
         self._prompts: dict[bytes, FlowPrompt] = {}
@@ -68,11 +70,19 @@ class TalkerVoice:
                                "begin with a system prompt that has one (`inputs.system_prompts.system_prompt`)")
         prompt = self.prompt(ref_audio)
         embeds = conditions(self.talker, ids, hidden, text_finished=True)
-        spoken = generate(self.talker, embeds, seeded_draw(seed))
+        spoken = generate(self.talker, embeds, seeded_draw(seed), min_codes=min(MIN_CODES, self.max_codes),
+                          max_codes=self.max_codes)
         if not spoken.codes:
             raise MessageError("the talker ended before its first sound; ask with another seed, or for more words")
-        waveform = self.token2wav.convert(np.array(spoken.codes), prompt, np.random.default_rng(seed))
-        return Speech(waveform, "", SPEECH_RATE_HZ)
+        return Speech(self._sound(np.array(spoken.codes), prompt, seed), "", SPEECH_RATE_HZ)
+
+    def _sound(self, codes: np.ndarray, prompt: FlowPrompt, seed: int | None) -> np.ndarray:
+        """(N,): at once, or, when that would take gigabytes, as a stream."""
+        rng = np.random.default_rng(seed)
+        if len(codes) <= MAX_WHOLE_TOKENS:
+            return self.token2wav.convert(codes, prompt, rng)
+        waveform, _ = self.token2wav.push(self.token2wav.start(prompt, rng), codes, is_last=True)
+        return waveform
 
     def prompt(self, ref_audio: Source) -> FlowPrompt:
         """The analysis of a reference clip, remembered by its content."""
@@ -129,7 +139,7 @@ def _talker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan) -> Voi
     mel = FlowMel(FlowSession.from_folder(folder, flow, plan), make_noise(flow, NOISE_SEED))
     token2wav = make_token2wav(mel, Vocoder(HiftSession(folder, plan), hift), config)
     return TalkerVoice(TalkerSession.from_folder(folder, talker, plan), token2wav,
-                       lambda: VoiceCloner.from_folder(folder / FOLDER, plan))
+                       lambda: VoiceCloner.from_folder(folder, plan))
 
 
 def _speaker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:

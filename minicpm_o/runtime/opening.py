@@ -15,7 +15,7 @@ from ..checkpoints.hub import kind_of, resolve, snapshot
 from ..errors import MissingExtraError, OptionError
 from ..model.config import OfficialConfig
 from .device import plan_device
-from .memory import MemoryRequest, check_memory
+from .memory import CONTEXT_TOKENS, DTYPE_BYTES, MemoryRequest, check_memory
 from .official_parts import BundleNetworks, OfficialParts
 from .parts import Parts
 
@@ -47,6 +47,10 @@ class LoadOptions:
     """Tokens of conversation that the plan of memory reckons with."""
     check_memory: bool = True
     """Refuse what does not fit, with the plan; off to try all the same."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, *DTYPE_BYTES):
+            raise OptionError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPE_BYTES)}")
 
     @classmethod
     def names(cls) -> set[str]:
@@ -123,6 +127,4 @@ def _request(checkpoint: Checkpoint, options: LoadOptions) -> MemoryRequest:
 
 def _context(config: OfficialConfig, options: LoadOptions) -> int:
     """Tokens that the plan reckons with: a short conversation, unless told otherwise."""
-    from .memory import CONTEXT_TOKENS
-
     return min(options.context_tokens or CONTEXT_TOKENS, config.language.context_tokens)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from ..checkpoints.bundle import Bundle
-from ..errors import CheckpointError, OptionError
+from ..errors import OptionError
 from ..inputs.messages import Message
 from ..inputs.processor import ImageMedia, ModelInputs, Processor
 from ..inputs.text import Tokenizer
@@ -115,10 +115,7 @@ class Parts(OpenedParts):
 
     @property
     def config(self) -> NanoConfig:
-        config = self.bundle.config
-        if not isinstance(config, NanoConfig):
-            raise CheckpointError(f"the model in {self.bundle.folder} is {config.name}, not nano")
-        return config
+        return self.bundle.nano
 
     @property
     def tokenizer(self) -> Tokenizer:

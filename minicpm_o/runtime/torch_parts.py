@@ -313,8 +313,6 @@ def open_checkpoint(checkpoint: Checkpoint, plan: DevicePlan, *, device: str | N
                     attention: str = "sdpa") -> OfficialParts:
     """A checkpoint's parts, its weights loaded. device: "auto" or torch's name of one; None is the CPU."""
     torch.set_num_threads(plan.threads)
-    if dtype is not None and dtype not in DTYPES:
-        raise OptionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     kind = stored_dtype(checkpoint) if dtype is None else DTYPES[dtype]
     model = load_official(checkpoint, dtype=kind, device_map=device, attention=attention)
     names = repr(sorted(checkpoint.tensors)).encode()

@@ -209,7 +209,7 @@ class Recogniser:
         """Load the recogniser; `encoder` shares HearingEncoder.encoder's session and memory."""
         vocabulary = Vocabulary.from_files(bundle.path("recogniser_tokenizer.json"),
                                            bundle.path("recogniser_config.json"))
-        return cls(RecogniserSessions.from_bundle(bundle, plan, encoder), vocabulary, bundle.config.hearing,
+        return cls(RecogniserSessions.from_bundle(bundle, plan, encoder), vocabulary, bundle.nano.hearing,
                    SpeechDetector.from_bundle(bundle, plan))
 
     def transcribe(self, waveform: np.ndarray, language: str | None = None) -> Transcript:

@@ -37,7 +37,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def made(opened: list[str]) -> Parts:
-    return Parts(SimpleNamespace(config=tiny(), path=lambda name: name), SimpleNamespace(threads=1))
+    return Parts(SimpleNamespace(config=tiny(), nano=tiny(), path=lambda name: name), SimpleNamespace(threads=1))
 
 
 def test_nothing_is_opened_before_it_is_asked_for(made: Parts, opened: list[str]) -> None:
