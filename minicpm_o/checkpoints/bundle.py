@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -76,6 +77,12 @@ class Bundle:
         if not isinstance(self.config, NanoConfig):
             raise CheckpointError(f"the model in {self.folder} is {self.config.name}, not nano")
         return self.config
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any file of the model does."""
+        return hashlib.sha256(repr(sorted((name, entry.sha256) for name, entry in self.files.items())).encode()
+                              ).hexdigest()
 
     def has(self, name: str) -> bool:
         """Whether the bundle has that file, or a folder of that name with files in it."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import OptionError
 from .cache import KVCache
-from .decide import nucleus, top_k
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
+from .filters import keep_nucleus, keep_top_k
 from .generate import Decoder, StopFilter, checked_stop, without
 from .generate import Generator as LanguageModel
 from .sampling import SamplingConfig, penalised
@@ -158,8 +158,7 @@ def _scores(beam: _Beam, banned: np.ndarray, sampling: SamplingConfig, keep: int
                        sampling.repetition_penalty)
     if not sampling.temperature:
         return scores
-    kept = top_k(scores / sampling.temperature, max(sampling.top_k, keep) if sampling.top_k else 0)
-    return nucleus(kept, sampling.top_p, keep) if sampling.top_p < 1 else kept
+    return keep_nucleus(keep_top_k(scores / sampling.temperature, sampling.top_k, keep), sampling.top_p, keep)
 
 
 def _draw(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -24,9 +24,7 @@ import numpy as np
 
 from ..errors import CheckpointError, InputError, OptionError
 from ..model.config import ChatTTSConfig
-
-Draw = Callable[[np.ndarray], int]
-"""Probabilities (V,) that sum to 1 -> the index drawn."""
+from .filters import Draw, keep_nucleus, keep_top_k, penalise, seeded_draw, softmax
 
 FIRST_TEXT_SLOT = 2
 """After [Stts] and the one speaker."""
@@ -192,42 +190,17 @@ def code_probabilities(logits: np.ndarray, history: Sequence[np.ndarray], sampli
         raise CheckpointError("the voice returned logits that are not numbers; its weights are damaged, fetch them "
                               "again")
     if not first:
-        scores = _penalised(scores, history, sampling)
-        scores = np.stack([keep_top_k(keep_top_p(row, sampling), sampling) for row in scores])
+        recent = np.array(history[-sampling.penalty_steps :], np.int64).reshape(-1, len(scores))  # (T, q)
+        scores = np.stack([_filtered(row, codes, sampling) for row, codes in zip(scores, recent.T, strict=True)])
     if end_code is not None:
         scores[:, end_code] = -np.inf
     return softmax(scores)
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Along the last axis, in double precision."""
-    powers = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
-def _penalised(scores: np.ndarray, history: Sequence[np.ndarray], sampling: VoiceSampling) -> np.ndarray:
-    if sampling.repetition_penalty == 1.0 or not history:
-        return scores
-    recent = np.stack(history[-sampling.penalty_steps :])  # (T, q)
-    counts = np.stack([np.bincount(codes, minlength=scores.shape[1]) for codes in recent.T])
-    factors = np.float32(sampling.repetition_penalty) ** counts.astype(np.float32)
-    return np.asarray(np.where(scores < 0, scores * factors, scores / factors))
-
-
-def keep_top_p(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
-    """(V,) with -inf for the unlikely ones, which together hold at most 1 - top_p."""
-    order = np.argsort(scores, kind="stable")
-    dropped = np.cumsum(softmax(scores[order])) <= 1 - sampling.top_p
-    dropped[-sampling.min_keep :] = False
-    kept = np.array(scores)
-    kept[order[dropped]] = -np.inf
-    return kept
-
-
-def keep_top_k(scores: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
-    """(V,) with -inf below the k-th highest."""
-    k = min(max(sampling.top_k, sampling.min_keep), scores.size)
-    return np.asarray(np.where(scores < np.partition(scores, -k)[-k], -np.inf, scores))
+def _filtered(scores: np.ndarray, recent: np.ndarray, sampling: VoiceSampling) -> np.ndarray:
+    """One codebook's scores (V,) after penalty, nucleus and top-k."""
+    scores = penalise(scores, recent, sampling.repetition_penalty)
+    return keep_top_k(keep_nucleus(scores, sampling.top_p, sampling.min_keep), sampling.top_k, sampling.min_keep)
 
 
 def generate(network: VoiceNetwork, segment: Segment, sampling: VoiceSampling, draw: Draw) -> bool:
@@ -463,13 +436,3 @@ class _Peekable:
         taken, self.next = self.next, None
         return taken
 
-
-def seeded_draw(seed: int | None) -> Draw:
-    """Draws by inversion of the cumulative sum, one number of a fresh generator each."""
-    rng = np.random.default_rng(seed)
-
-    def draw(probabilities: np.ndarray) -> int:
-        index = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
-        return min(index, int(np.flatnonzero(probabilities)[-1]))
-
-    return draw

@@ -9,15 +9,13 @@ Source: StreamDecoder.decode of MiniCPM-o 4.5; its quirks stand where they are m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import OptionError
-
-Draw = Callable[[np.ndarray], int]
-"""Probabilities (V,) float32 to an index."""
+from .filters import Draw, keep_nucleus, keep_top_k, softmax
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def decide(logits: np.ndarray, history: Sequence[int], tokens: DuplexTokens, con
         return tokens.im_end, False  # quirk: the reference calls the end of a message its listen token here
     if config.greedy:
         return int(scores.argmax()), True
-    return int(draw(softmax(nucleus(top_k(scores / np.float32(config.temperature), config.top_k), config.top_p)))), True
+    kept = keep_nucleus(keep_top_k(scores / np.float32(config.temperature), config.top_k), config.top_p)
+    return int(draw(softmax(kept))), True
 
 
 def _first_choice(logits: np.ndarray, config: DecideConfig, draw: Draw) -> int:
@@ -103,44 +102,3 @@ def _filtered(logits: np.ndarray, history: Sequence[int], tokens: DuplexTokens, 
         scores[tokens.im_end] *= config.listen_scale
     return scores
 
-
-def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """scores (V,) with all but the k highest (and their equals) at minus infinity; 0 keeps all."""
-    if k <= 0 or k >= scores.size:
-        return scores
-    kept: np.ndarray = np.where(scores < np.partition(scores, -k)[-k], np.float32(-np.inf), scores)
-    return kept
-
-
-def nucleus(scores: np.ndarray, p: float, keep: int = 1) -> np.ndarray:
-    """scores (V,) with what lies beyond the smallest likeliest set of probability p at minus infinity; 0 keeps all.
-
-    The `keep` likeliest always stay.
-    """
-    if p <= 0:
-        return scores
-    order = np.argsort(-scores, kind="stable")
-    beyond = np.cumsum(softmax(scores[order])) > p
-    beyond[1:] = beyond[:-1].copy()  # the token that crosses p stays
-    beyond[:keep] = False
-    kept: np.ndarray = scores.copy()
-    kept[order[beyond]] = -np.inf
-    return kept
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities (V,) float32."""
-    powers = np.exp(scores - scores.max())
-    probabilities: np.ndarray = powers / powers.sum()
-    return probabilities
-
-
-def seeded_draw(seed: int | None = None) -> Draw:
-    """Draws by inversion from a generator of its own; the same seed draws the same."""
-    rng = np.random.default_rng(seed)
-
-    def draw(probabilities: np.ndarray) -> int:
-        sums = np.cumsum(probabilities, dtype=np.float64)
-        return min(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")), probabilities.size - 1)
-
-    return draw

@@ -22,8 +22,9 @@ import numpy as np
 from ..errors import InputError, OptionError
 from ..inputs.mel import StreamingMel, check_sound
 from ..rates import AUDIO_RATE_HZ
-from .decide import DecideConfig, Draw, DuplexTokens, decide
+from .decide import DecideConfig, DuplexTokens, decide
 from .engine import Step
+from .filters import Draw
 from .listening import HearingNetwork, StreamingHearing, hear_chunk
 from .window import Reader, Unit, Window, keep_within
 

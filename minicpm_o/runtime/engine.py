@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 
 PREFILL_CHUNK_TOKENS = 512
 """A longer prompt is read in chunks: bounds the activations, and lets a caller stop between chunks."""
+
+
+class Room(Protocol):
+    """The half of a cache that an engine needs."""
+
+    def make_room(self, num_tokens: int) -> None:
+        """Raises ContextFullError when so many more do not fit."""
+        ...
+
+
+CacheT = TypeVar("CacheT", bound=Room)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,48 @@ def _mapped(path: Path, info: TensorInfo) -> np.ndarray:
     return np.asarray(np.memmap(path, STORED[info.dtype], mode="r", offset=info.begin, shape=info.shape))
 
 
-class Engine:
+class BaseEngine(Generic[CacheT]):
+    """Reading into a cache, whatever computes it: what runs a decoder has `config`, `embed` and `_run`."""
+
+    config: LanguageConfig
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that a cache can hold."""
+        return self.config.context_tokens
+
+    def embed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(T,) token ids to (T, D) float32."""
+        raise NotImplementedError
+
+    def _run(self, embeds: np.ndarray, cache: CacheT) -> Step:
+        """One run over embeds (T, D); the cache has room for them and grows by T."""
+        raise NotImplementedError
+
+    def prefill(self, embeds: np.ndarray, cache: CacheT) -> Step:
+        """Read embeds (T, D), T >= 1, into the cache; logits of the last token, hidden states of all T.
+
+        Raises ContextFullError, with the cache as it was, when they do not fit.
+        """
+        steps = list(self.prefill_chunks(embeds, cache))
+        return Step(steps[-1].logits, np.concatenate([step.hidden for step in steps]))
+
+    def prefill_chunks(self, embeds: np.ndarray, cache: CacheT) -> Iterator[Step]:
+        """As prefill, one Step per chunk: a caller who stops early cuts the cache back with `truncate`."""
+        embeds = np.asarray(embeds, dtype=np.float32)
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
+            raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
+        cache.make_room(len(embeds))
+        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
+                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
+
+    def decode(self, token_id: int, cache: CacheT) -> Step:
+        """Read one token. Raises ContextFullError when the context window is full."""
+        cache.make_room(1)
+        return self._run(self.embed([token_id]), cache)
+
+
+class Engine(BaseEngine[KVCache]):
     """The language model at run time. Holds no conversation: any number of caches may be used in turn."""
 
     def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings) -> None:
@@ -90,11 +142,6 @@ class Engine:
         session = make_session(bundle.path("language.onnx"), plan, kind="language")
         return cls(session, bundle.config.language, embeddings)
 
-    @property
-    def context_tokens(self) -> int:
-        """Most tokens that a cache can hold."""
-        return self.config.context_tokens
-
     def new_cache(self, capacity: int = 512) -> KVCache:
         """An empty cache; it grows when it must. capacity is cut to the context window."""
         return KVCache.empty(self.config, min(capacity, self.context_tokens))
@@ -102,28 +149,6 @@ class Engine:
     def embed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """(T,) token ids to (T, D) float32."""
         return self.embeddings.rows(np.asarray(ids, dtype=np.int64))
-
-    def prefill(self, embeds: np.ndarray, cache: KVCache) -> Step:
-        """Read embeds (T, D), T >= 1, into the cache; logits of the last token, hidden states of all T.
-
-        Raises ContextFullError, with the cache as it was, when they do not fit.
-        """
-        steps = list(self.prefill_chunks(embeds, cache))
-        return Step(steps[-1].logits, np.concatenate([step.hidden for step in steps]))
-
-    def prefill_chunks(self, embeds: np.ndarray, cache: KVCache) -> Iterator[Step]:
-        """As prefill, one Step per chunk: a caller who stops early cuts the cache back with `truncate`."""
-        embeds = np.asarray(embeds, dtype=np.float32)
-        if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
-            raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
-        cache.make_room(len(embeds))
-        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
-                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
-
-    def decode(self, token_id: int, cache: KVCache) -> Step:
-        """Read one token. Raises ContextFullError when the context window is full."""
-        cache.make_room(1)
-        return self._run(self.embed([token_id]), cache)
 
     def _run(self, embeds: np.ndarray, cache: KVCache) -> Step:
         num_tokens = len(embeds)

@@ -7,7 +7,6 @@ picture's piece, A tokens of a sound.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,8 +79,7 @@ class BundleNetworks:
 
     @property
     def fingerprint(self) -> str:
-        files = sorted((name, entry.sha256) for name, entry in self.bundle.files.items())
-        return hashlib.sha256(repr(files).encode()).hexdigest()
+        return self.bundle.fingerprint
 
     def open_engine(self) -> Any:
         from .engine import Engine

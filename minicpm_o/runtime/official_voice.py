@@ -25,9 +25,10 @@ from .chattts import ChatTTSVoice
 from .chattts_text import ChatTTSText
 from .conversation import content_digest
 from .device import DevicePlan
+from .filters import seeded_draw
 from .flow import MAX_WHOLE_TOKENS, FlowPrompt, make_noise
 from .speech.speaker import Speech
-from .talker import TalkerNetwork, conditions, generate, seeded_draw
+from .talker import TalkerNetwork, conditions, generate
 from .token2wav import FlowMel, MelMaker, Token2Wav, VocoderNetwork
 from .voice_cloning import VoiceCloner
 

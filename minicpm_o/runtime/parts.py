@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -85,8 +84,7 @@ class Parts(OpenedParts):
     @property
     def fingerprint(self) -> str:
         """Changes when any file of the model does."""
-        files = sorted((name, entry.sha256) for name, entry in self.bundle.files.items())
-        return hashlib.sha256(repr(files).encode()).hexdigest()
+        return self.bundle.fingerprint
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -24,12 +24,10 @@ from ..model.config import TalkerConfig
 from .cache import KVCache
 from .device import DevicePlan, make_session
 from .engine import Embeddings, Engine
+from .filters import Draw, keep_nucleus, keep_top_k, penalise, softmax
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-Draw = Callable[[np.ndarray], int]
-"""Probabilities (V,) float32 to an index."""
 
 CHUNK_CODES = 25
 """Speech tokens of a second, and of a piece of a stream."""
@@ -100,17 +98,6 @@ class TalkerSampling:
         return cls(config.temperature, config.top_p, config.top_k, config.repetition_penalty)
 
 
-def seeded_draw(seed: int | None = None) -> Draw:
-    """Draws from a numpy Generator; None draws anew each time."""
-    rng = np.random.default_rng(seed)
-
-    def draw(probabilities: np.ndarray) -> int:
-        total = np.cumsum(probabilities, dtype=np.float64)
-        return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-
-    return draw
-
-
 def code_probabilities(logits: np.ndarray, history: Sequence[int], sampling: TalkerSampling, *, first: bool,
                        filters: bool = True, forbid_end: bool = False) -> np.ndarray:
     """logits (V,) of the last position to the probabilities (V,) that are drawn from.
@@ -120,49 +107,16 @@ def code_probabilities(logits: np.ndarray, history: Sequence[int], sampling: Tal
     """
     scores = np.asarray(logits, np.float32) / np.float32(sampling.temperature)
     if not first:
-        scores = _penalised(scores, history, sampling.repetition_penalty)
+        scores = penalise(scores, history[-REPETITION_WINDOW:], sampling.repetition_penalty)
         if filters:
-            scores = _top_k(_nucleus(scores, sampling.top_p), sampling.top_k)
+            scores = keep_top_k(keep_nucleus(scores, sampling.top_p, KEPT_AT_LEAST), sampling.top_k, KEPT_AT_LEAST)
     if forbid_end:
         scores = scores.copy()
         scores[-1] = -np.inf
     if not np.isfinite(scores.max()):
         raise CheckpointError("the talker returned logits without a finite maximum; its weights are damaged, load or "
                               "export the model again")
-    return _softmax(scores)
-
-
-def _penalised(scores: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
-    """Once for every time that a speech token is among the last ones."""
-    counts = np.bincount(np.asarray(history[-REPETITION_WINDOW:], np.int64), minlength=scores.size)
-    alpha = np.power(np.float32(penalty), counts.astype(np.float32))
-    return np.asarray(np.where(scores < 0, scores * alpha, scores / alpha), np.float32)
-
-
-def _nucleus(scores: np.ndarray, top_p: float) -> np.ndarray:
-    """Drop the least likely, as long as they sum to no more than 1 - top_p."""
-    order = np.argsort(scores, kind="stable")
-    dropped = np.cumsum(_softmax(scores[order]), dtype=np.float32) <= np.float32(1 - top_p)
-    dropped[-KEPT_AT_LEAST:] = False
-    return _without(scores, order[dropped])
-
-
-def _top_k(scores: np.ndarray, top_k: int) -> np.ndarray:
-    """Drop what is less likely than the k-th; equals of the k-th stay."""
-    kept = min(max(top_k, KEPT_AT_LEAST), scores.size)
-    return _without(scores, np.flatnonzero(scores < np.partition(scores, -kept)[-kept]))
-
-
-def _without(scores: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    scores = scores.copy()
-    scores[dropped] = -np.inf
-    return scores
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    shares = np.exp(scores - scores.max())
-    result: np.ndarray = shares / shares.sum()
-    return result
+    return softmax(scores)
 
 
 def conditions(network: TalkerNetwork, ids: Sequence[int] | np.ndarray, hidden: np.ndarray, *,

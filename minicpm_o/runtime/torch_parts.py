@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from ..model.encoders.whisper import TorchHearing
 from ..model.omni import OmniModel, RawMedia, Sounds
 from .beam import BeamConfig
 from .device import DevicePlan
-from .engine import PREFILL_CHUNK_TOKENS, Step
+from .engine import BaseEngine, Step
 from .events import GenerationEnd
 from .generate import REPLACEMENT
 from .generation_defaults import PAD_ID
@@ -138,17 +138,12 @@ def turn_keys(keys: Tensor, turn: int, rope_theta: float) -> Tensor:
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(keys.dtype)
 
 
-class TorchEngine:
+class TorchEngine(BaseEngine[TorchCache]):
     """A transformers decoder at run time. Holds no conversation: any number of caches may be used in turn."""
 
     def __init__(self, language: Any, config: LanguageConfig) -> None:
         self.language = language.eval()
         self.config = config
-
-    @property
-    def context_tokens(self) -> int:
-        """Most tokens that a cache can hold."""
-        return self.config.context_tokens
 
     def new_cache(self, capacity: int = 512) -> TorchCache:
         """An empty cache; it grows as tokens come."""
@@ -167,28 +162,6 @@ class TorchEngine:
             raise OptionError(f"token ids must lie within 0 and {len(table) - 1}; these span {int(rows.min())} to "
                               f"{int(rows.max())}")
         return to_numpy(table[rows])
-
-    def prefill(self, embeds: np.ndarray, cache: TorchCache) -> Step:
-        """Read embeds (T, D), T >= 1, into the cache; logits of the last token, hidden states of all T.
-
-        Raises ContextFullError, with the cache as it was, when they do not fit.
-        """
-        steps = list(self.prefill_chunks(embeds, cache))
-        return Step(steps[-1].logits, np.concatenate([step.hidden for step in steps]))
-
-    def prefill_chunks(self, embeds: np.ndarray, cache: TorchCache) -> Iterator[Step]:
-        """As prefill, one Step per chunk."""
-        embeds = np.asarray(embeds, dtype=np.float32)
-        if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
-            raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
-        cache.make_room(len(embeds))
-        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
-                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
-
-    def decode(self, token_id: int, cache: TorchCache) -> Step:
-        """Read one token. Raises ContextFullError when the context window is full."""
-        cache.make_room(1)
-        return self._run(self.embed([token_id]), cache)
 
     @torch.inference_mode()
     def _run(self, embeds: np.ndarray, cache: TorchCache) -> Step:

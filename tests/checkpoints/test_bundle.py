@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from minicpm_o.checkpoints.bundle import Bundle, PartEntry, describe_files
+from minicpm_o.checkpoints.bundle import Bundle, FileEntry, PartEntry, describe_files
 from minicpm_o.errors import CheckpointError, HashError
 from minicpm_o.model.config import tiny
 
@@ -31,6 +32,12 @@ def test_saved_is_loaded(bundle: Bundle) -> None:
     assert bundle.path("voices").is_dir() and bundle.has("voices") and not bundle.has("voice")
     bundle.verify()
     assert bundle.damaged() == []
+
+
+def test_fingerprint_follows_the_files(bundle: Bundle) -> None:
+    entry = next(iter(bundle.files))
+    changed = dataclasses.replace(bundle, files={**bundle.files, entry: FileEntry("2" * 64, 1)})
+    assert changed.fingerprint != bundle.fingerprint
 
 
 def test_unknown_and_lost_files(bundle: Bundle) -> None:

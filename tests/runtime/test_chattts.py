@@ -23,12 +23,12 @@ from minicpm_o.runtime.chattts import (
     VoiceSampling,
     code_probabilities,
     overlap_add,
-    seeded_draw,
     text_validity,
     visible_slots,
 )
 from minicpm_o.runtime.chattts_sessions import ChatTTSSession, DvaeSession, VocosSession
 from minicpm_o.runtime.device import plan_device
+from minicpm_o.runtime.filters import seeded_draw
 from oracle import assert_close
 
 TOKENS = SpeechTokens(start=1, speaker=2, end=3, pad=0, audio_bos=4)
@@ -107,7 +107,7 @@ def test_first_step_is_drawn_unfiltered() -> None:
     free = code_probabilities(logits, [], VoiceSampling(), first=True, end_code=None)
     kept = code_probabilities(logits, [], VoiceSampling(), first=False, end_code=None)
     assert (free > 0).all() and (kept > 0).sum(1).min() >= 3 and (kept > 0).sum(1).max() < 16
-    assert_close(free.sum(1), np.ones(4), 1e-12, "sums")
+    assert_close(free.sum(1), np.ones(4), 1e-6, "sums")
     expected = np.exp(logits / np.array([[0.1], [0.3], [0.1], [0.3]]))
     assert_close(free, expected / expected.sum(1, keepdims=True), 1e-6, "softmax of the cooled logits")
 

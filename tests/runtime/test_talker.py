@@ -9,6 +9,7 @@ import pytest
 
 from minicpm_o.errors import CheckpointError, OptionError
 from minicpm_o.model.config import TalkerConfig
+from minicpm_o.runtime.filters import seeded_draw
 from minicpm_o.runtime.talker import (
     CodeChunk,
     Spoken,
@@ -18,7 +19,6 @@ from minicpm_o.runtime.talker import (
     conditions,
     embed_codes,
     generate,
-    seeded_draw,
     speak_unit,
 )
 
