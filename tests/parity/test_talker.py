@@ -127,6 +127,8 @@ def test_units(case: Path) -> None:
     network, inputs, outputs = network_of(case), load_inputs(case), load_outputs(case)
     units, state = read_json(case / "inputs.json")["duplex_units"], None
     for index, unit in enumerate(units):
+        if unit["text_start_pos"] == 0:  # a turn begins
+            state = None
         embeds = conditions(network, inputs[f"unit.token_ids.{index}"], inputs[f"unit.llm_hidden.{index}"],
                             text_finished=False)
         assert_close(embeds, outputs[f"unit.cond.{index}"], LOGITS_ATOL, f"conditions of unit {index}")
