@@ -178,7 +178,8 @@ def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
 
 def _chat(model: EvaluatedModel, task: Task, parts: list[dict[str, Any]]) -> str:
     messages = [{"role": "user", "content": parts}]
-    reply = model.chat(messages, max_tokens=task.max_tokens, transcript=task.transcript, num_beams=task.num_beams)
+    reply = model.chat(messages, max_tokens=task.max_tokens, temperature=0.0, transcript=task.transcript,
+                       num_beams=task.num_beams)
     return text_of(reply).strip()
 
 

@@ -9,9 +9,12 @@ class EvaluatedModel(Protocol):
     """Anything that answers a chat and writes down speech, with the same answer to the same question every time."""
 
     def chat(
-        self, messages: list[dict[str, Any]], *, max_tokens: int = ..., transcript: bool = ..., num_beams: int = ...
+        self, messages: list[dict[str, Any]], *, max_tokens: int = ..., temperature: float = ...,
+        transcript: bool = ..., num_beams: int = ...
     ) -> object:
         """Answer OpenAI-style messages; the reply is a text or has the attribute `text`.
+
+        `temperature` is 0, the likeliest words: also of a model that draws its answers unless it is told otherwise.
 
         `transcript=False`: no recogniser's text beside the audio tokens, the model hears with its own ears.
         `num_beams`: try so many answers side by side and give the best; a model that cannot may ignore it."""

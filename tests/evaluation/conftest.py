@@ -38,7 +38,8 @@ class ScriptedModel:
     stop_after: int | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def chat(self, messages: list[dict[str, Any]], *, max_tokens: int = 256, transcript: bool = True,
+    def chat(self, messages: list[dict[str, Any]], *, max_tokens: int = 256, temperature: float = 0.0,
+             transcript: bool = True,
              num_beams: int = 1) -> FakeReply:
         (message,) = messages
         media = [part[part["type"]] for part in message["content"] if part["type"] != "text"]
