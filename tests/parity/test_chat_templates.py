@@ -179,7 +179,8 @@ def test_letters_and_markup_agree_where_no_special_token_was_typed(
                  if isinstance(part, TextPart)]
         is_plain = all(isinstance(piece, str) for text in texts for piece in processor.tokenizer.split_markup(text))
         same = runs(prepare(processor, chat, text_is_markup=False).ids) == expected[name]["id_runs"]
-        assert same == is_plain, name
+        left_out = any("</think>" in text for text in texts)  # thoughts of earlier turns, with the tokens around them
+        assert same == is_plain or (same and left_out), name
         num_plain += is_plain
     assert num_plain
 
@@ -239,7 +240,7 @@ def test_sessions(case: Path, tmp_path: Path) -> None:
                 continue
             chunk_index = 0 if step["session_id"] != state.session_id else state.chunk_index
             state, piece = processor.prefill(state, step["session_id"], to_message(step["msg"]))
-            assert summary(piece.inputs, piece.prompt.is_stream, chunk_index) == next(wanted), name
+            assert summary(piece.inputs, piece.prompt.is_stream, chunk_index) == in_whole_frames(next(wanted)), name
             assert piece.prompt.chunk_index == chunk_index
         assert next(wanted, None) is None
 
@@ -249,8 +250,15 @@ def with_flags(state: SessionPrompt, flags: dict[str, bool]) -> SessionPrompt:
                    is_new_turn=flags["new_user_msg"])
 
 
+def in_whole_frames(wanted: dict[str, Any]) -> dict[str, Any]:
+    """What is wanted of a piece, with the samples of a clip rounded up to mel frames; a stream's are exact."""
+    if wanted["online_streaming"]:
+        return wanted
+    return wanted | {"audio_samples": [-(-count // HOP_SAMPLES) * HOP_SAMPLES for count in wanted["audio_samples"]]}
+
+
 def summary(inputs: OfficialInputs, is_stream: bool, chunk_index: int) -> dict[str, Any]:
-    """A piece as the reference's processor call shows it; the sounds of the cases are whole mel frames long."""
+    """A piece as the reference's processor call shows it, but for clips, which are known in mel frames by then."""
     pictures = [media for media in inputs.media if isinstance(media, SlicedImageMedia)]
     samples = [count for media in inputs.media if not isinstance(media, SlicedImageMedia) for count in (
         [len(media.waveform)] if isinstance(media, AudioMedia) else [n * HOP_SAMPLES for n in media.num_frames])]
