@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -255,7 +256,7 @@ class MiniCPMO:
         give the best at once instead of word by word; with a temperature they are drawn. transcript: write what the
         recogniser understood beside each sound (nano); off leaves the model to its own ears. options: how an official
         checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`; ref_audio: a sound of the
-        voice that 4.5 speaks in, by default the first of the conversation. allow_urls: fetch http(s) media. cancel: set
+        voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the conversation. allow_urls: fetch http(s) media. cancel: set
         it, or call `cancel()`, to end the answer early with finish reason "cancelled". The oldest turns are left out,
         with a warning in the Reply, when the conversation outgrows the context window. Raises InputError for what
         cannot be read, ContextFullError when the last turn alone is too long.
@@ -263,8 +264,11 @@ class MiniCPMO:
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
                  "repetition_penalty": repetition_penalty}
         sampling, beams, limit = self._choices(given, seed, num_beams, max_tokens, stream)
-        if generate_audio:
+        if generate_audio and not isinstance(self.parts, Parts):  # nano speaks any answer afterwards
             options = spoken(options)
+        if ref_audio is not None and (not generate_audio or isinstance(self.parts, Parts)):
+            raise OptionError("ref_audio has no effect: it is the voice in which an official checkpoint speaks its "
+                              "answer; set generate_audio on one of those, or leave it out")
         call = _Call(tuple(as_messages(messages)), sampling, beams, limit, tuple(stop), transcript, allow_urls,
                      cancel or threading.Event(), options, generate_audio, ref_audio)
         events = self._answer(call)
@@ -287,7 +291,7 @@ class MiniCPMO:
     def chat_many(self, conversations: Sequence[Messages], *, max_tokens: int | None = None,
                   temperature: float | None = None, seed: int | None = None, num_beams: int | None = None,
                   options: PromptOptions | None = None) -> list[Reply]:
-        """One answer each to several conversations, whatever media they have; the same as of `chat` one by one.
+        """One answer each to several conversations, whatever media they have; where nothing is drawn, the same as of `chat`.
 
         torch answers them side by side, which a GPU does in about the time of one; onnxruntime one after the other.
         """
@@ -299,7 +303,7 @@ class MiniCPMO:
                               options=options) for messages in conversations]
         calls = [_Call(tuple(as_messages(messages)), sampling, beams, limit, stop=(), transcript=False,
                        allow_urls=False, cancel=threading.Event(), options=options) for messages in conversations]
-        fitted = [self._fit(call) for call in calls]
+        fitted = [self._fit(_settled_call(call)) for call in calls]
         watch, loaded_s = Stopwatch(), self.parts.load_s
         with self._lock:
             ends = answer([inputs for inputs, _ in fitted], sampling, beams, limit)
@@ -323,15 +327,23 @@ class MiniCPMO:
         watch, loaded_s = Stopwatch(), self.parts.load_s
         self._running.add(call.cancel)
         try:
+            call = _settled_call(call)
             inputs, warnings = self._fit(call)
             keys = prompt_keys(inputs)
             with self._lock:
+                if call.generate_audio and not isinstance(self.parts, Parts):
+                    self.parts.check_voice(_voice_of(call))
                 conversation = self._pool.take(keys, self.parts.engine)
-                step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode,
-                                           call.cancel)
-            end = yield from self._generate(conversation, step, call, watch)
-            usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
-            speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
+            try:
+                with self._lock:
+                    step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode,
+                                               call.cancel)
+                end = yield from self._generate(conversation, step, call, watch)
+                usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
+                speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
+            finally:  # whatever became of the answer, what was read is kept; not before it is spoken from the cache
+                with self._lock:
+                    self._pool.give_back(conversation)
             timing = watch.timing(self.parts.load_s - loaded_s)
             yield Reply(end.text.strip(), end.finish_reason, usage, timing, self.name, warnings, speech)
         finally:
@@ -344,27 +356,23 @@ class MiniCPMO:
         with self._lock:
             if isinstance(self.parts, Parts):
                 return self.speak(end.text)
-            speech: Speech = self.parts.say(inputs, end.token_ids, conversation.cache, seed=call.sampling.seed,
-                                            ref_audio=_voice_of(call))
+            speech: Speech = self.parts.say(inputs, _said(end, self.parts.tokenizer), conversation.cache,
+                                            seed=call.sampling.seed, ref_audio=_voice_of(call))
             return speech
 
     def _generate(self, conversation: Conversation, step: Step | None, call: _Call,
                   watch: Stopwatch) -> Generator[TextDelta, None, GenerationEnd]:
-        """The answer's words; whatever becomes of it, the conversation is kept."""
+        """The answer's words."""
         end = GenerationEnd("cancelled", (), "")
-        try:
-            for event in self._locked(self._events(conversation, step, call)):
-                if isinstance(event, GenerationEnd):
-                    end = event
-                    continue
-                if event.token_id is not None:
-                    watch.token()
-                if event.text:
-                    watch.word()
-                yield event
-        finally:
-            with self._lock:
-                self._pool.give_back(conversation)
+        for event in self._locked(self._events(conversation, step, call)):
+            if isinstance(event, GenerationEnd):
+                end = event
+                continue
+            if event.token_id is not None:
+                watch.token()
+            if event.text:
+                watch.word()
+            yield event
         return end
 
     def _events(self, conversation: Conversation, step: Step | None,
@@ -394,13 +402,14 @@ class MiniCPMO:
     # --- what goes into the prompt --------------------------------------------------------------------------------
 
     def _fit(self, call: _Call) -> tuple[ModelInputs, tuple[str, ...]]:
-        """The prompt, without the oldest turns if it outgrows the window; and warnings that say so."""
-        messages = [_settled(message, call.allow_urls) for message in call.messages]
+        """The prompt of a settled call, without the oldest turns if it outgrows the window; and warnings that say so.
+        """
         context_tokens = self.parts.config.language.context_tokens
         room = context_tokens - min(call.max_tokens, ANSWER_RESERVE_TOKENS, context_tokens // 4)
-        turns = _turns(messages)
+        turns = _turns(call.messages)
+        lasting = _lasting(call.messages, self.parts.config.version)
         for num_dropped in range(len(turns)):
-            inputs = self._prepare(_without_turns(turns, num_dropped), call)
+            inputs = self._prepare(_without_turns(turns, num_dropped, lasting), call)
             if len(inputs.ids) <= room:
                 return inputs, _dropped_warning(num_dropped, len(turns), context_tokens)
         raise ContextFullError(f"the last turn alone takes {len(inputs.ids)} tokens, but the context window of "
@@ -446,6 +455,9 @@ class MiniCPMO:
         from .inputs.system_prompts import TRANSCRIBE_EN, TRANSCRIBE_ZH
         from .runtime.transcribe import Transcript
 
+        if language not in (None, "en", "zh"):
+            raise OptionError(f"language is {language!r}; {self.name} was taught to write down \"en\" and \"zh\"; use "
+                              f"one of them, or None")
         words = TRANSCRIBE_ZH if language == "zh" else TRANSCRIBE_EN
         turn = Message("user", (TextPart(f"{words}\n"), AudioPart(waveform, AUDIO_RATE_HZ)))
         return Transcript(self.chat([turn], temperature=0.0).text, language or "")
@@ -547,6 +559,25 @@ def as_messages(messages: Messages) -> list[Message]:
     return found
 
 
+def _said(end: GenerationEnd, tokenizer: Any) -> Sequence[int]:
+    """The tokens of an answer's text: without the stop string that ended it, and what beams said after that."""
+    if end.finish_reason != "stop_string":
+        return end.token_ids
+    count = bisect_right(range(len(end.token_ids) + 1), len(end.text),
+                         key=lambda length: len(tokenizer.decode(end.token_ids[:length])))
+    return end.token_ids[:max(0, count - 1)]
+
+
+def _settled_call(call: _Call) -> _Call:
+    """The call with all that can be read once only read, so that it may be looked at again."""
+    messages = tuple(_settled(message, call.allow_urls) for message in call.messages)
+    clip = call.ref_audio
+    if clip is not None:
+        rate_hz = AUDIO_RATE_HZ if isinstance(clip, np.ndarray) else None
+        clip = load_audio(clip, rate_hz=rate_hz, allow_urls=call.allow_urls)
+    return replace(call, messages=messages, ref_audio=clip)
+
+
 def _settled(message: Message, allow_urls: bool) -> Message:
     """Sources that can be read once only (addresses, open files) are read, and sounds decoded."""
     return replace(message, parts=tuple(_settled_part(part, allow_urls) for part in message.parts))
@@ -583,10 +614,19 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
     return turns
 
 
-def _without_turns(turns: Sequence[Sequence[Message]], num_dropped: int) -> list[Message]:
-    """All messages but those of the oldest turns; system messages stay."""
+def _lasting(messages: Sequence[Message], version: str) -> set[int]:
+    """Which messages (their `id`) are never left out: the system's, and what 2.6 has instead, a first message of the
+    user's that another one follows; see `system_prompts.system_role`."""
+    lasting = {id(message) for message in messages if message.role == "system"}
+    if version == "2.6" and [message.role for message in messages[:2]] == ["user", "user"]:
+        lasting.add(id(messages[0]))
+    return lasting
+
+
+def _without_turns(turns: Sequence[Sequence[Message]], num_dropped: int, lasting: set[int]) -> list[Message]:
+    """All messages but those of the oldest turns; the lasting ones stay."""
     return [message for place, turn in enumerate(turns) for message in turn
-            if place >= num_dropped or message.role == "system"]
+            if place >= num_dropped or id(message) in lasting]
 
 
 def _dropped_warning(num_dropped: int, num_turns: int, context_tokens: int) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from PIL import Image
 import minicpm_o
 from minicpm_o.api import Reply, ReplyUsage
 from minicpm_o.checkpoints.random_official import write_random_checkpoint
-from minicpm_o.cli import answer, bench, chat, doctor, evaluate, models, sound
+from minicpm_o.cli import bench, chat, doctor, evaluate, loading, models
 from minicpm_o.cli.app import app, run, wants_json
 from minicpm_o.cli.options import in_order
 from minicpm_o.cli.output import report
@@ -81,7 +81,7 @@ class StubModel:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     model = StubModel()
-    for module in (answer, sound, evaluate, bench):
+    for module in (loading, evaluate, bench):
         monkeypatch.setattr(module, "MiniCPMO", SimpleNamespace(from_pretrained=lambda *args, **options: model))
     return model
 
@@ -211,8 +211,8 @@ def test_ask_keeps_the_order_of_media(stub: StubModel, photo: str) -> None:
     assert run([*args, "--own-ears", "--temperature", "0.5", "--seed", "3"]) == 0
     assert stub.asked[0][0].parts == (ImagePart(photo), AudioPart("b.wav"), ImagePart(photo), VideoPart("c.mp4"),
                                       AudioPart("d.wav"), TextPart("What?"))
-    assert stub.options == {"max_tokens": 256, "temperature": 0.5, "seed": 3, "num_beams": 1, "transcript": False,
-                            "allow_urls": False}
+    assert stub.options == {"max_tokens": None, "temperature": 0.5, "seed": 3, "num_beams": None, "transcript": False,
+                            "options": None, "allow_urls": False}
 
 
 def test_order_of_options_and_values() -> None:

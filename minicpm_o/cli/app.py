@@ -12,14 +12,23 @@ from .. import __version__
 from ..errors import MiniCPMOError
 from .options import (
     MEDIA_ORDER,
+    ContextOption,
+    DeviceOption,
+    DtypeOption,
     JsonOption,
     MaxTokensOption,
     MediaCommand,
+    MemoryCheckOption,
     ModelOption,
+    ModeOption,
     QuietOption,
+    RefAudioOption,
     SeedOption,
+    SlicesOption,
     SpeedOption,
+    SystemLanguageOption,
     TemperatureOption,
+    ThinkingOption,
     ThreadsOption,
     TranscriptOption,
     UrlsOption,
@@ -85,7 +94,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """A small model that sees, hears, answers and speaks, offline, on two CPU cores."""
+    """Models that see, hear, answer and speak: nano, offline on two CPU cores, and MiniCPM-o 2.6 and 4.5."""
     if version:
         typer.echo(__version__)
     elif context.invoked_subcommand is None:
@@ -104,13 +113,18 @@ def describe(
     image: Annotated[str, typer.Argument(help="A picture: jpg, png, webp, gif, bmp, tiff, heic.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to say or ask about it.")] = None,
     model: ModelOption = "nano",
-    max_tokens: MaxTokensOption = 256,
-    temperature: TemperatureOption = 0.0,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
     seed: SeedOption = None,
     beams: Annotated[int | None, typer.Option("--beams", min=1, max=16, show_default=False, help=(
-        "Answers tried side by side, of which the best is given at once; by default 3, and 1, word by word, "
-        "with --prompt or --temperature."))] = None,
+        "Answers tried side by side, of which the best is given at once; by default 3 with nano, and 1, word by word, "
+        "with --prompt, --temperature or an official model."))] = None,
+    slices: SlicesOption = None,
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    context: ContextOption = None,
+    memory_check: MemoryCheckOption = True,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -118,15 +132,19 @@ def describe(
     """Say what is in a picture."""
     from ..inputs.prompts import CAPTION_BEAMS
     from .answer import AnswerOptions, answer
+    from .loading import Loading, version_of
 
-    num_beams = beams or (1 if prompt or temperature else CAPTION_BEAMS)
-    options = AnswerOptions(model, threads, max_tokens, temperature, seed, True, allow_urls, quiet, as_json, num_beams)
+    if beams is None and version_of(model) is None:
+        beams = 1 if prompt or temperature else CAPTION_BEAMS
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    options = AnswerOptions(loading, max_tokens, temperature, seed, beams, slices=slices, allow_urls=allow_urls,
+                            as_json=as_json)
     return answer([("image", image)], prompt, options)
 
 
 @app.command(cls=MediaCommand)
 def ask(
-    context: typer.Context,
+    context_of_call: typer.Context,
     question: Annotated[str | None, typer.Argument(help="What to ask; may be left out when a sound asks it.",
                                                    show_default=False)] = None,
     image: Annotated[list[str] | None, typer.Option("--image", "-i", metavar="FILE",
@@ -138,33 +156,51 @@ def ask(
     speak_to: Annotated[Path | None, typer.Option("--speak", help="Also speak the answer into this file.")] = None,
     voice: VoiceOption = None,
     speed: SpeedOption = 1.0,
+    ref_audio: RefAudioOption = None,
+    mode: ModeOption = None,
+    language: SystemLanguageOption = None,
     model: ModelOption = "nano",
-    max_tokens: MaxTokensOption = 256,
-    temperature: TemperatureOption = 0.0,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
     seed: SeedOption = None,
-    transcript: TranscriptOption = True,
+    transcript: TranscriptOption = None,
+    thinking: ThinkingOption = False,
+    slices: SlicesOption = None,
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    context: ContextOption = None,
+    memory_check: MemoryCheckOption = True,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> Result:
     """Ask about pictures, sounds and videos, in the order in which they are given; the question comes last."""
-    from .answer import AnswerOptions, SpeechOptions, answer
+    from .answer import AnswerOptions, SpeechOptions, SystemOptions, answer
+    from .loading import Loading
 
-    options = AnswerOptions(model, threads, max_tokens, temperature, seed, transcript, allow_urls, quiet, as_json)
-    speech = SpeechOptions(speak_to, voice, speed) if speak_to else None
-    return answer(context.meta[MEDIA_ORDER], question, options, speech)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    options = AnswerOptions(loading, max_tokens, temperature, seed, None, transcript, thinking, slices, allow_urls,
+                            as_json)
+    return answer(context_of_call.meta[MEDIA_ORDER], question, options,
+                  SpeechOptions(speak_to, voice, speed, ref_audio), SystemOptions(mode, language))
 
 
 @app.command()
 def chat(
     system: Annotated[str | None, typer.Option("--system", help="How the model shall behave.")] = None,
     model: ModelOption = "nano",
-    max_tokens: MaxTokensOption = 512,
-    temperature: TemperatureOption = 0.0,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
     seed: SeedOption = None,
-    transcript: TranscriptOption = True,
+    transcript: TranscriptOption = None,
+    thinking: ThinkingOption = False,
+    slices: SlicesOption = None,
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    context: ContextOption = None,
+    memory_check: MemoryCheckOption = True,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -172,8 +208,11 @@ def chat(
     """Talk in the terminal: text, /image, /audio, /video; /help lists the rest. Also reads a pipe, a line a turn."""
     from .answer import AnswerOptions
     from .chat import converse
+    from .loading import Loading
 
-    options = AnswerOptions(model, threads, max_tokens, temperature, seed, transcript, allow_urls, quiet, as_json)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    options = AnswerOptions(loading, max_tokens, temperature, seed, None, transcript, thinking, slices, allow_urls,
+                            as_json)
     return converse(options, system)
 
 
@@ -184,13 +223,19 @@ def transcribe(
     language: Annotated[str | None, typer.Option("--language", "-l", help="en, zh ...; heard when left out.")] = None,
     model: ModelOption = "nano",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    context: ContextOption = None,
+    memory_check: MemoryCheckOption = True,
     allow_urls: UrlsOption = False,
     as_json: JsonOption = False,
 ) -> Result:
     """Write down what is said; nothing where nobody speaks."""
+    from .loading import Loading
     from .sound import transcribe_file
 
-    return transcribe_file(audio, language, model=model, threads=threads, allow_urls=allow_urls, as_json=as_json)
+    loading = Loading(model, threads, device, dtype, context, memory_check)
+    return transcribe_file(audio, language, loading, allow_urls=allow_urls, as_json=as_json)
 
 
 @app.command()
@@ -199,14 +244,22 @@ def speak(
     output: Annotated[Path, typer.Option("--output", "-o", help=".wav, .flac, .ogg or .mp3")] = Path("speech.wav"),
     voice: VoiceOption = None,
     speed: SpeedOption = 1.0,
+    ref_audio: RefAudioOption = None,
     model: ModelOption = "nano",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    context: ContextOption = None,
+    memory_check: MemoryCheckOption = True,
     as_json: JsonOption = False,
 ) -> Result:
     """Say a text into a sound file."""
+    from .answer import SpeechOptions
+    from .loading import Loading
     from .sound import speak_text
 
-    return speak_text(text, output, voice, speed, model=model, threads=threads, as_json=as_json)
+    loading = Loading(model, threads, device, dtype, context, memory_check)
+    return speak_text(text, output, SpeechOptions(None, voice, speed, ref_audio), loading, as_json=as_json)
 
 
 @app.command()
@@ -223,7 +276,8 @@ def doctor(
     memory: Annotated[str | None, typer.Option("--memory", show_default=False, help=(
         "Foresee what the model takes of so much memory (8GB, 7.5GiB), or of this machine's (auto); official models "
         "alone. Nothing is loaded."))] = None,
-    bits: Annotated[int, typer.Option("--bits", help="With --memory: 4 or 8 bits of an exported bundle.")] = 4,
+    bits: Annotated[int | None, typer.Option("--bits", show_default=False, help=(
+        "With --memory: 4 (the default) or 8 bits of an exported bundle."))] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", show_default=False, help=(
         "With --memory: torch in float32, bfloat16 or float16 instead of a bundle."))] = None,
     context: Annotated[int | None, typer.Option("--context", min=1, show_default=False,
@@ -237,6 +291,10 @@ def doctor(
 
         return foresee(model, memory, bits=bits, dtype=dtype, context=context, as_json=as_json)
     from .doctor import examine
+    from .loading import refuse
+
+    refuse("without --memory", {"--bits": bits is not None, "--dtype": dtype is not None,
+                                "--context": context is not None}, "say with --memory how much there is, or auto")
 
     return examine(model, threads, as_json)
 

@@ -12,9 +12,10 @@ from ..checkpoints.parts import LANGUAGE
 from ..checkpoints.progress import ProgressReport
 from ..checkpoints.pull import PartStore
 from ..checkpoints.storage import default_home, home_lock
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, OptionError
 from ..evaluation.speed import Measure, has_llama_cpp, measure
 from ..runtime.timing import Timing, peak_rss_mb
+from .loading import version_of
 from .output import report, say, write
 
 BUSY_SHARE = 0.5
@@ -23,7 +24,10 @@ BUSY_SHARE = 0.5
 
 def bench_model(image: str | None, audio: str | None, rounds: int, gguf: Path | None, *, model: str,
                 threads: int | None, as_json: bool) -> dict[str, Any]:
-    """Measure and print each figure as it is ready."""
+    """Measure and print each figure as it is ready. Raises OptionError for an official model."""
+    if version := version_of(model):
+        raise OptionError(f"bench measures nano; for MiniCPM-o {version} there is "
+                          f"`python benchmarks/official_full_size.py --version {version}`")
     if gguf and not has_llama_cpp():
         raise MissingExtraError('racing llama.cpp needs llama-cpp-python; pip install "minicpm-o[bench]"')
     started = time.perf_counter()

@@ -16,11 +16,10 @@ from typing import Any
 
 from ..api import MiniCPMO, Reply
 from ..errors import MiniCPMOError, OptionError
-from ..inputs.audio import load_audio
-from ..inputs.image import load_image
 from ..inputs.messages import Message, Part, TextPart
-from ..inputs.video import load_video
-from .answer import PARTS, AnswerOptions, note, open_model, question_parts, show, stream
+from ..inputs.templates import OfficialVersion
+from .answer import LOADERS, PARTS, AnswerOptions, check_options, note, question_parts, show, stream
+from .loading import version_of
 from .output import one_line, report, say, write
 
 HELP = """\
@@ -35,6 +34,9 @@ HELP = """\
 /quit         leave (also Ctrl-D); Ctrl-C stops an answer
 A line that begins with // is text that begins with /."""
 
+NANO_TOKENS = 512
+"""Longest answer of nano in a conversation; official models have limits of their own."""
+
 
 @dataclass
 class Chat:
@@ -43,6 +45,8 @@ class Chat:
     model: MiniCPMO
     options: AnswerOptions
     system: str | None = None
+    version: OfficialVersion | None = None
+    """None is nano."""
     messages: list[Message] = field(default_factory=list)
     pending: list[tuple[str, str]] = field(default_factory=list)
     """(kind, source), not yet sent."""
@@ -88,13 +92,13 @@ class Chat:
             raise OptionError(f"/{kind} needs a file, as in: /{kind} my file")
         if "://" not in source:
             source = str(Path(source).expanduser())
-            _LOADERS[kind](source)
+            LOADERS[kind](source)
         self.pending.append((kind, source))
         say(f"added {source}")
 
     def _turn(self, text: str) -> None:
         """Send the turn and show the answer; Ctrl-C ends the answer early, and what was said so far is kept."""
-        turn = Message("user", question_parts(self.pending, text))
+        turn = Message("user", question_parts(self.pending, text, self.version))
         self.pending = []
         cancel = threading.Event()
         with ctrl_c_sets(cancel):
@@ -124,14 +128,14 @@ class Chat:
         self.pending = []
 
 
-_LOADERS: dict[str, Callable[[str], object]] = {
-    "image": load_image, "audio": load_audio, "video": lambda source: load_video(source, max_frames=1)}
-
-
 def converse(options: AnswerOptions, system: str | None = None) -> dict[str, Any] | int:
     """Talk until the input ends. Returns the JSON object, or the exit code: 2 when a piped line was in error."""
-    model, opened_s = open_model(options)
-    talk = Chat(model, options, system)
+    version = version_of(options.loading.model)
+    check_options(options, version)
+    if version is None and options.max_tokens is None:
+        options = replace(options, max_tokens=NANO_TOKENS)
+    model, opened_s = options.loading.open()
+    talk = Chat(model, options, system, version)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         say(f"{model.name}, {model.plan.threads} threads. /help lists the commands.")

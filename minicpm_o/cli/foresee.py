@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, get_args
 
-from ..checkpoints.bundle import Bundle
-from ..checkpoints.hub import VERSIONS, is_checkpoint, kind_of, official_name
-from ..checkpoints.official_config import config_from_official, read_config
+from ..checkpoints.hub import VERSIONS
 from ..errors import OptionError
 from ..model.config import OfficialConfig
 from ..runtime.device import available_memory_bytes
 from ..runtime.memory import CONTEXT_TOKENS, Dtype, MemoryPlan, MemoryRequest, parse_memory, plan_memory
+from .loading import official_config
 from .output import report, write
 
 AUTO = "auto"
+DEFAULT_BITS = 4
 
 
 def foresee(model: str, memory: str, *, bits: int | None, dtype: str | None, context: int | None,
             as_json: bool) -> dict[str, Any]:
     """Print the plan. Raises OptionError for options that mean nothing, UnknownModelError for an unknown model."""
-    plan = memory_plan(model, memory, bits=bits, dtype=dtype, context=context)
+    if bits is not None and dtype is not None:
+        raise OptionError("--bits is of a bundle and --dtype of torch; give one of them")
+    plan = memory_plan(model, memory, bits=DEFAULT_BITS if bits is None else bits, dtype=dtype,
+                       context=context)
     text = f"{plan.table()}\n{plan.verdict()}"
     if not as_json:
         write(text + "\n")
@@ -30,7 +32,7 @@ def foresee(model: str, memory: str, *, bits: int | None, dtype: str | None, con
                   request=asdict(plan.request), nearest=asdict(plan.nearest) if plan.nearest else None)
 
 
-def memory_plan(model: str, memory: str, *, bits: int | None = 4, dtype: str | None = None,
+def memory_plan(model: str, memory: str, *, bits: int | None = DEFAULT_BITS, dtype: str | None = None,
                 context: int | None = None) -> MemoryPlan:
     """The plan of a model by name (its released config), or of the checkpoint or bundle in a folder.
 
@@ -55,15 +57,8 @@ def _asking(request: MemoryRequest, config: OfficialConfig, context_tokens: int)
 
 
 def _config_of(model: str) -> OfficialConfig:
-    kind = kind_of(model)
-    folder = Path(model).expanduser()
-    if kind == "checkpoint":
-        name = official_name(model)
-        if is_checkpoint(folder) or name is None:
-            return read_config(folder)
-        return config_from_official({"model_type": "minicpmo", "version": VERSIONS[name]})
-    config = Bundle.open(folder).config if kind == "bundle" else None
-    if not isinstance(config, OfficialConfig):
+    config = official_config(model)
+    if config is None:
         raise OptionError(f"{model!r} is small enough for any machine; --memory is for {', '.join(VERSIONS)}, their "
                           f"checkpoints and bundles; `minicpm-o doctor` shows the rest")
     return config

@@ -9,19 +9,41 @@ import typer
 import typer.core
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="MINICPM_O_MODEL",
-                                          help="Name of a model or the folder of a bundle.")]
+                                          help="Name of a model, or the folder of a bundle or official checkpoint.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", envvar="MINICPM_O_THREADS", min=1,
                                                    help="Threads to compute on; by default what fits the machine.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")]
+MaxTokensOption = Annotated[int | None, typer.Option("--max-tokens", min=1, show_default=False,
+                                                     help="Longest answer; by default the model's own limit.")]
+TemperatureOption = Annotated[float | None, typer.Option("--temperature", min=0.0, show_default=False, help=(
+    "0 always takes the likeliest word, as nano does by default; official models draw."))]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Repeats the draws of a temperature above 0.")]
-TranscriptOption = Annotated[bool, typer.Option("--transcript/--own-ears", help="Write the recogniser's text beside "
-                                                "each sound, or leave the model to its own ears.")]
+TranscriptOption = Annotated[bool | None, typer.Option("--transcript/--own-ears", show_default=False, help=(
+    "Of nano: write the recogniser's text beside each sound (the default), or leave the model to its own ears."))]
 UrlsOption = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures and sounds at http(s) addresses.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.")]
-VoiceOption = Annotated[str | None, typer.Option("--voice", help="A voice that `minicpm-o doctor` lists.")]
-SpeedOption = Annotated[float, typer.Option("--speed", help="1 is the voice's own speed.")]
+VoiceOption = Annotated[str | None, typer.Option("--voice", help="Of nano: a voice that `minicpm-o doctor` lists.")]
+SpeedOption = Annotated[float, typer.Option("--speed", help="Of nano: 1 is the voice's own speed.")]
+
+# Of official models
+DeviceOption = Annotated[str | None, typer.Option("--device", help=(
+    "Of a checkpoint: cpu, cuda, cuda:1, mps, or auto for the best there is."))]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help=(
+    "Of a checkpoint: float32, bfloat16 or float16; by default as it is stored."))]
+ContextOption = Annotated[int | None, typer.Option("--context", min=1, help=(
+    "Of official models: tokens of conversation that the plan of memory reckons with."))]
+MemoryCheckOption = Annotated[bool, typer.Option("--memory-check/--no-memory-check", show_default=False, help=(
+    "Of official models: refuse beforehand what does not fit, the default, or try all the same."))]
+ThinkingOption = Annotated[bool, typer.Option("--thinking", help="Of 4.5: think aloud before the answer.")]
+SlicesOption = Annotated[int | None, typer.Option("--slices", min=1, help=(
+    "Of official models: slices of a picture at most."))]
+RefAudioOption = Annotated[str | None, typer.Option("--ref-audio", metavar="FILE", help=(
+    "Of official models: a sound of the voice to speak in."))]
+ModeOption = Annotated[str | None, typer.Option("--mode", help=(
+    "Of official models: system prompt default, omni, audio_assistant, audio_roleplay or voice_cloning; none by "
+    "default, audio_assistant with --ref-audio."))]
+SystemLanguageOption = Annotated[str | None, typer.Option("--language", help=(
+    "Of official models: en or zh, of the system prompt."))]
 
 MEDIA_KINDS = ("image", "audio", "video")
 MEDIA_ORDER = "media_order"

@@ -8,17 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..api import MiniCPMO
+from ..errors import OptionError
+from ..inputs.audio import check_sound_path, load_audio
 from ..runtime.timing import Timing, peak_rss_mb
+from .answer import OFFICIAL_INSTEAD, SpeechOptions, check_voice
+from .loading import Loading, refuse, version_of
 from .output import report, say, write
 
 
-def transcribe_file(source: str, language: str | None, *, model: str, threads: int | None, allow_urls: bool,
+def transcribe_file(source: str, language: str | None, loading: Loading, *, allow_urls: bool,
                     as_json: bool) -> dict[str, Any]:
     """Text of a sound."""
     started = time.perf_counter()
-    opened = MiniCPMO.from_pretrained(model, threads=threads)
-    opened_s = time.perf_counter() - started
+    if version_of(loading.model) and "://" not in source:
+        load_audio(source)  # a wrong file is told before gigabytes are loaded
+    opened, opened_s = loading.open()
     transcript = opened.transcribe(source, language, allow_urls=allow_urls)
     if not as_json:
         write(transcript.text + "\n" if transcript.text else "")
@@ -28,14 +32,14 @@ def transcribe_file(source: str, language: str | None, *, model: str, threads: i
                   language=transcript.language, segments=[asdict(segment) for segment in transcript.segments])
 
 
-def speak_text(text: str, path: Path, voice: str | None, speed: float, *, model: str, threads: int | None,
-               as_json: bool) -> dict[str, Any]:
+def speak_text(text: str, path: Path, how: SpeechOptions, loading: Loading, *, as_json: bool) -> dict[str, Any]:
     """Text into a sound file; "-" reads the text from stdin."""
     started = time.perf_counter()
+    voice = _voice(how, loading.model)
+    check_sound_path(path)
     text = sys.stdin.read() if text == "-" else text
-    opened = MiniCPMO.from_pretrained(model, threads=threads)
-    opened_s = time.perf_counter() - started
-    speech = opened.speak(text, path, voice=voice, speed=speed)
+    opened, opened_s = loading.open()
+    speech = opened.speak(text, path, voice=voice, speed=how.speed)
     seconds = len(speech.waveform) / speech.rate_hz
     timing = _timing(started, opened_s + opened.parts.load_s)
     if not as_json:
@@ -43,6 +47,22 @@ def speak_text(text: str, path: Path, voice: str | None, speed: float, *, model:
         say(f"{seconds:.1f} s of speech in {timing.total_s - timing.load_s:.1f} s")
     return report(text.strip(), model=opened.name, timing=timing,
                   speech={"path": str(path), "seconds": round(seconds, 3), "rate_hz": speech.rate_hz})
+
+
+def _voice(how: SpeechOptions, model: str) -> str | None:
+    """Name of nano's voice, or the clip of an official model's.
+
+    Raises OptionError for the one where the other is meant, AudioError for a clip that cannot be used.
+    """
+    version = version_of(model)
+    if version is None:
+        refuse("on nano", {"--ref-audio": how.ref_audio is not None}, OFFICIAL_INSTEAD)
+        return how.voice
+    check_voice({"--voice": how.voice is not None, "--speed": how.speed != 1}, version)
+    if how.ref_audio is None:
+        raise OptionError(f"MiniCPM-o {version} reads aloud in the voice of a clip; name one with --ref-audio FILE")
+    load_audio(how.ref_audio)
+    return how.ref_audio
 
 
 def _timing(started: float, load_s: float) -> Timing:

@@ -129,11 +129,17 @@ def write_wav(path: str | os.PathLike[str], waveform: np.ndarray, rate_hz: int) 
     Raises OptionError for an unknown suffix, AudioError for a waveform or path that cannot be written,
     DiskFullError when there is no room.
     """
+    target = check_sound_path(path)
+    _write_whole(target, _encode(waveform, _array_rate(rate_hz), target))
+
+
+def check_sound_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if its suffix is of a sound that can be written. Raises OptionError."""
     target = Path(path)
     if target.suffix.lower() not in _WRITE_FORMATS:
         raise OptionError(f"cannot write sound as {target.suffix or 'a file without suffix'}: {str(path)!r}; "
                           f"use one of {', '.join(_WRITE_FORMATS)}")
-    _write_whole(target, _encode(waveform, _array_rate(rate_hz), target))
+    return target
 
 
 # Reading
