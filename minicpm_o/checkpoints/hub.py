@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..errors import CheckpointError, DiskFullError, UnknownModelError
 from .bundle import MANIFEST, Bundle
 from .nano import assemble, find
-from .official_config import MODEL_TYPE
+from .official_config import MODEL_TYPE, read_config
 from .pull import GivenParts
 from .storage import FULL_DISK, default_home
 
@@ -183,9 +183,20 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def _what_config_says(folder: Path) -> str:
+    """What is wrong with a folder whose config.json is not MiniCPM-o's."""
+    try:
+        read_config(folder)
+    except CheckpointError as error:
+        return str(error)
+    return f"{folder} could not be read at first, and now it can; try again"  # it is being written
+
+
 def _what_is_wrong(name: str, folder: Path) -> str:
     known = ", ".join((NANO, *OFFICIAL))
     if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return _what_config_says(folder)
         return (f"{folder} is not a model folder: it has no {MANIFEST}, and no config.json of MiniCPM-o; use one of "
                 f"{known}, or the folder of a bundle or checkpoint")
     return f"there is no model {name!r}; use one of {known}, or the folder of a bundle or checkpoint"

@@ -9,7 +9,9 @@ Source: configuration_minicpmo.py of MiniCPM-o 2.6 and 4.5, and the published co
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from ..model.config import (
 MODEL_TYPE = "minicpmo"
 VERSIONS = ("2.6", "4.5")
 Fields = Mapping[str, Any]
+_MAY_BE_ZERO = ("audio_bos", "text_eos", "speaker_token", "top_k", "text_reserved_tokens", "temperature")
+"""Ids, and settings that 0 switches off; every other number of a config counts or measures something."""
 
 
 def read_config(folder: Path) -> OfficialConfig:
@@ -38,15 +42,17 @@ def read_config(folder: Path) -> OfficialConfig:
     return config_from_official(read_values(folder), where=str(folder / "config.json"))
 
 
-def read_values(folder: Path) -> dict[str, Any]:
-    """The config.json of a checkpoint's folder as it is. Raises CheckpointError when there is none or it is damaged."""
-    path = folder / "config.json"
+def read_values(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a checkpoint's folder as it is. Raises CheckpointError when there is none or it is damaged."""
+    path = folder / name
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json; give the folder that was "
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {name}; give the folder that was "
                               f"downloaded from the hub") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror}); make it readable") from error
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); download it again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is damaged (it holds no table); download it again")
@@ -57,14 +63,36 @@ def config_from_official(values: Fields, *, where: str = "config.json") -> Offic
     """A config in the official layout. Raises CheckpointError for another model, an unknown version or a bad number."""
     if not isinstance(values, Mapping) or values.get("model_type") != MODEL_TYPE:
         found = values.get("model_type") if isinstance(values, Mapping) else values
-        raise CheckpointError(f"{where} is of a model of type {found!r}, expected {MODEL_TYPE!r}; it is not MiniCPM-o")
+        raise CheckpointError(f"{where} is of a model of type {found!r}, expected {MODEL_TYPE!r}; use the folder of a "
+                              f"MiniCPM-o checkpoint")
     version = str(values.get("version", _guess_version(values)))
     if version not in VERSIONS:
         raise CheckpointError(f"{where} is of MiniCPM-o {version}; this release loads {' and '.join(VERSIONS)}")
     try:
-        return _config(values, version)
-    except (TypeError, ValueError, KeyError) as error:
+        config = _config(values, version)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{where} is damaged: {error!r}; download it again") from error
+    if fault := next(_impossible(config), None):
+        raise CheckpointError(f"{where} is damaged: {fault}; download it again")
+    return config
+
+
+def _impossible(config: OfficialConfig) -> Iterator[str]:
+    """Numbers that no network can have, each in words."""
+    for part in ("language", "vision", "resampler", "hearing", "slicing", "talker", "chattts"):
+        found = getattr(config, part)
+        numbers = {} if found is None else {field.name: getattr(found, field.name) for field in fields(found)}
+        for name, value in numbers.items():
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if type(value) is int and value < least:
+                yield f"{name} of {part} is {value}, expected {least} or more"
+            if type(value) is float and not (math.isfinite(value) and (value > 0 or name in _MAY_BE_ZERO)):
+                yield f"{name} of {part} is {value}, expected a finite number above 0"
+        heads, kv_heads = numbers.get("heads", 1), numbers.get("kv_heads", 1)
+        if "head_width" not in numbers and numbers.get("width", heads) % heads:
+            yield f"the width {numbers['width']} of {part} cannot be shared by {heads} heads"
+        if heads % kv_heads:
+            yield f"the {heads} heads of {part} cannot share {kv_heads} heads of keys"
 
 
 def _guess_version(values: Fields) -> str:

@@ -51,10 +51,10 @@ def test_kinds(folder: Path, tmp_path: Path) -> None:
     assert hub.kind_of(checkpoint) == hub.kind_of(str(checkpoint)) == "checkpoint"
     assert hub.kind_of("openbmb/MiniCPM-o-4_5") == "checkpoint"
     (checkpoint / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UnknownModelError, match="no config.json of MiniCPM-o"):
+    with pytest.raises(UnknownModelError, match="is of a model of type 'llama', expected 'minicpmo'"):
         hub.kind_of(checkpoint)
     (checkpoint / "config.json").write_text("{")
-    with pytest.raises(UnknownModelError, match="not a model folder"):
+    with pytest.raises(UnknownModelError, match="is damaged"):
         hub.kind_of(checkpoint)
 
 
@@ -111,6 +111,17 @@ def test_unknown_names_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="no model 'micro'; use one of nano, openbmb/MiniCPM-o-2_6"):
         hub.resolve("micro")
     with pytest.raises(UnknownModelError, match=r"not a model folder: it has no bundle\.json"):
+        hub.resolve(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('{"model_type": "qwen2"}', "is of a model of type 'qwen2', expected 'minicpmo'"),
+    ('{"model_type": "minicpmv", "version": 2.6}', "is of a model of type 'minicpmv'"),
+    ("", "is damaged"), ("[1]", "is damaged"),
+])
+def test_a_config_that_is_not_ours_says_what_it_is(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UnknownModelError, match=words):
         hub.resolve(tmp_path)
 
 
