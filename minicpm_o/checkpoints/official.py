@@ -23,10 +23,11 @@ from ..model.config import OfficialConfig
 from .int4 import SUFFIXES, Quantisation, dequantise, quantisation_of, quantised_shape
 from .official_config import config_from_official, read_values
 from .official_layout import EMBEDDING, HEAD, OPTIONAL, PREFIXES, SPEECH, VISION, Shape, expected_tensors
-from .safetensors_file import SafetensorsFile, TensorInfo, to_numbers
+from .safetensors_file import SafetensorsFile, TensorInfo, is_finite, to_numbers
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMED = 3
 """How many tensors an error names before it only counts."""
 
@@ -71,9 +72,14 @@ class Checkpoint:
         complaint = _complaint(stored, config, values)
         if complaint:
             raise CheckpointError(f"the weights in {folder} are not a whole {config.name}: {complaint}")
-        wanted = expected_tensors(config)
-        return cls(folder, config, values, {name: stored[name] for name in wanted if name in stored}, files,
-                   quantisation)
+        tensors = {name: stored[name] for name in expected_tensors(config) if name in stored}
+        whole = [name for name, tensor in tensors.items() if not tensor.quantised
+                 and found[tensor.source].dtype not in FLOATS]
+        if whole:
+            raise CheckpointError(f"the weights in {folder} have {len(whole)} tensors of whole numbers where "
+                                  f"{config.name} has fractions ({_some(whole)}); it looks like an unknown "
+                                  f"quantisation, use the release with ordinary weights")
+        return cls(folder, config, values, tensors, files, quantisation)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -96,8 +102,7 @@ class Checkpoint:
         stored = self._stored(name)
         if stored.quantised:
             return None
-        file = self._files[stored.source]
-        return file.infos[stored.source].dtype, file.raw(stored.source)
+        return self._files[stored.source].infos[stored.source].dtype, self._raw(stored.source)
 
     def part(self, prefix: str) -> Part:
         """The tensors whose official names begin with prefix, by the rest of their names."""
@@ -120,8 +125,16 @@ class Checkpoint:
         return self.tensors[name]
 
     def _numbers(self, source: str, rows: slice | None = None) -> np.ndarray:
+        return to_numbers(self._raw(source, rows), self._files[source].infos[source].dtype)
+
+    def _raw(self, source: str, rows: slice | None = None) -> np.ndarray:
+        """Bits of a tensor, which are finite numbers unless nobody reads them."""
         file = self._files[source]
-        return to_numbers(file.raw(source, rows), file.infos[source].dtype)
+        raw = file.raw(source, rows)
+        if source not in OPTIONAL and not is_finite(raw, file.infos[source].dtype):
+            raise CheckpointError(f"{source} in {file.path} holds numbers that are not finite (NaN or infinity); the "
+                                  f"file is damaged or its training went astray, download it again")
+        return raw
 
 
 class Part(Mapping[str, np.ndarray]):

@@ -28,6 +28,8 @@ STORED: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 """The format's words for kinds of numbers, and how numpy holds their bits; it has no bfloat16 and takes 16 bits."""
+_TOO_LARGE: Mapping[str, int] = {"F64": 0x7FF0 << 48, "F32": 0x7F80 << 16, "F16": 0x7C00, "BF16": 0x7F80}
+"""Bits of infinity, without the sign; of finite numbers they are fewer, of what is no number they are more."""
 HEADER_LIMIT = 100_000_000
 _LFS = b"version https://git-lfs"
 _BLOCK_BYTES = 1 << 24
@@ -53,6 +55,16 @@ def to_numbers(raw: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "BF16":
         return bfloat16_to_float32(raw)
     return raw.astype(np.float32) if dtype == "F16" else raw
+
+
+def is_finite(raw: np.ndarray, dtype: str) -> bool:
+    """Whether all of a tensor's bits are finite numbers. Two passes over the bits and no copy of them."""
+    limit = _TOO_LARGE.get(dtype)
+    if limit is None or not raw.size:
+        return True
+    size = raw.dtype.itemsize
+    sign = 1 << (8 * size - 1)
+    return int(raw.view(f"<i{size}").max()) < limit and int(raw.view(f"<u{size}").max()) < sign + limit
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
@@ -108,7 +120,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            infos = {name: _info(name, entry, 8 + length) for name, entry in header.items()}
+            infos = {name: _info(path, name, entry, 8 + length) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} has a damaged header ({error}); download it again") from error
     end = max((info.begin + info.num_bytes for info in infos.values()), default=8 + length)
@@ -117,10 +129,11 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     return infos
 
 
-def _info(name: str, entry: Mapping[str, Any], data_begin: int) -> TensorInfo:
+def _info(path: Path, name: str, entry: Mapping[str, Any], data_begin: int) -> TensorInfo:
     dtype, (begin, end) = str(entry["dtype"]), entry["data_offsets"]
     if dtype not in STORED:
-        raise ValueError(f"{name} holds numbers of kind {dtype}, this release reads {', '.join(STORED)}")
+        raise CheckpointError(f"{path} holds numbers of kind {dtype} ({name}), this release reads {', '.join(STORED)}; "
+                              f"use the release with ordinary weights")
     info = TensorInfo(dtype, tuple(int(n) for n in entry["shape"]), data_begin + int(begin))
     if info.num_bytes != end - begin or begin < 0 or min(info.shape, default=0) < 0:
         raise ValueError(f"{name} of shape {info.shape} needs {info.num_bytes} bytes, not {end - begin}")

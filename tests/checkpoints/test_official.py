@@ -22,6 +22,7 @@ from minicpm_o.checkpoints.safetensors_file import (
     SafetensorsFile,
     bfloat16_to_float32,
     float32_to_bfloat16,
+    is_finite,
     pending_array,
     write_file,
     write_shards,
@@ -303,7 +304,7 @@ def test_a_corrupt_header_is_one_sentence(write: Write, content: bytes, words: s
 
 
 @pytest.mark.parametrize("entry", [
-    {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}, {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
+    {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
     {"dtype": "F32", "shape": [2]}, {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}, 5,
 ])
 def test_an_impossible_tensor_is_named(write: Write, entry: object) -> None:
@@ -334,3 +335,63 @@ def test_no_weights_at_all(write: Write) -> None:
     assert "it has pytorch_model.bin, and this reads safetensors alone" in complaint(folder)
     (folder / "pytorch_model.bin").unlink()
     assert "has no weights" in complaint(folder)
+
+
+@pytest.mark.parametrize("field, value, words", [
+    ("vision_config", [1], "is damaged"), ("audio_config", 3, "is damaged"), ("rope_parameters", "a", "is damaged"),
+    ("num_hidden_layers", float("inf"), "is damaged"), ("hidden_size", 0, "width of language is 0, expected 1 or more"),
+    ("num_hidden_layers", -1, "layers of language is -1"), ("num_attention_heads", 0, "heads of language is 0"),
+    ("rms_norm_eps", float("nan"), "norm_eps of language is nan, expected a finite number above 0"),
+    ("rope_theta", 0, "rope_theta of language is 0.0"), ("audio_pool_step", 0, "pool_step of hearing is 0"),
+    ("num_key_value_heads", 3, "the 2 heads of language cannot share 3 heads of keys"),
+    ("vision_config", {"hidden_size": 16, "num_attention_heads": 3},
+     "the width 16 of vision cannot be shared by 3 heads"),
+])
+def test_an_impossible_config_is_one_sentence(write: Write, field: str, value: object, words: str) -> None:
+    text = complaint(write(small(), **{field: value}))
+    assert words in text and text.endswith("download it again")
+
+
+def test_numbers_that_are_not_finite_are_refused(write: Write) -> None:
+    name = "vpm.encoder.layers.1.mlp.fc1.weight"
+
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors[name][3, 2] = -np.inf
+
+    checkpoint = Checkpoint.open(write(small(), change=spoil))
+    for read in (checkpoint.read, checkpoint.bits):
+        with pytest.raises(CheckpointError, match=f"{name} in .* holds numbers that are not finite"):
+            read(name)
+    assert checkpoint.read(name, slice(0, 3)).shape == (3, 16)
+    assert checkpoint.read("vpm.encoder.layers.0.mlp.fc1.weight").shape == (24, 16)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_finite_bits(dtype: str) -> None:
+    large = np.array([0.0, -0.0, 1, -1, 6e4, -6e4])
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+    def bits(values: np.ndarray) -> np.ndarray:
+        if dtype == "BF16":
+            return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return values.astype(kinds[dtype])
+
+    assert is_finite(bits(large), dtype) and is_finite(bits(large[:0]), dtype)
+    for bad in (np.nan, -np.nan, np.inf, -np.inf):
+        assert not is_finite(bits(np.append(large, bad)), dtype)
+
+
+def test_whole_numbers_for_weights_are_refused(write: Write) -> None:
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors["llm.model.layers.0.mlp.up_proj.weight"] = np.ones((48, 128), np.int8)
+
+    text = complaint(write(small(), change=spoil))
+    assert "1 tensors of whole numbers" in text and "(llm.model.layers.0.mlp.up_proj.weight)" in text
+
+
+def test_an_unknown_kind_of_numbers_is_no_damage(write: Write) -> None:
+    folder = write(small(), change=lambda tensors: tensors.update({"llm.x": np.ones(8, np.uint8)}))
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"U8","shape":[8]', b'"F8","shape":[8]'))
+    text = complaint(folder)
+    assert "holds numbers of kind F8 (llm.x)" in text and "use the release with ordinary weights" in text
