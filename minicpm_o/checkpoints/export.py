@@ -27,7 +27,7 @@ from ..errors import CheckpointError, DiskFullError, OptionError
 from ..model.config import OfficialConfig
 from .bundle import MANIFEST, Bundle, FileEntry, describe_files
 from .export_report import ExportReport, RoundedMatrix, StepReport
-from .export_steps import ExportSettings, Step, copied_bytes, steps
+from .export_steps import ExportSettings, Step, check_text, copied_bytes, steps
 from .memory_use import peak_rss_mb
 from .official import Checkpoint
 from .progress import ProgressReport
@@ -61,10 +61,11 @@ def export_checkpoint(source: Path, target: Path, settings: ExportSettings | Non
     that holds other things, DiskFullError before anything is written, or when the room ends. Whatever happens, there is
     no half bundle at the target, and finished parts wait beside it for the next try.
     """
-    settings = settings or ExportSettings()
+    settings, target = settings or ExportSettings(), target.resolve()  # through a link, to where it points
     _check_settings(settings)
     checkpoint = Checkpoint.open(source, vision=settings.vision, hearing=settings.hearing, speech=settings.speech)
     config = with_voice_shapes(checkpoint.config, source)
+    check_text(source, config)
     identity = identity_of(source, settings)
     if _is_there(target, identity):
         return Exported(target, None)
@@ -75,7 +76,9 @@ def export_checkpoint(source: Path, target: Path, settings: ExportSettings | Non
         reports = [_run(step, work, report) for step in steps(checkpoint, config, settings)]
         whole = ExportReport(config.name, dataclasses.asdict(settings), tuple(reports))
         _finish(work, target, config, whole, identity)
-    shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # under the lock: afterwards it might be the next export's
+    if os.name == "nt":  # where the file of a lock that is held stays
+        shutil.rmtree(work, ignore_errors=True)
     return Exported(target, whole, tuple(name for name in resumed if any(name == done.name for done in reports)))
 
 

@@ -17,15 +17,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..model.config import OfficialConfig
 from . import embeddings
 from .official import Checkpoint
+from .official_config import read_values
 from .official_layout import LANGUAGE, RESAMPLER, SPEECH, VISION
 from .sizes import parameters, part_bits, tensors_by_part
 from .voice_files import open_flow, open_vocoder, open_vocos
 
 TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json",
               "special_tokens_map.json", "generation_config.json", "preprocessor_config.json")
+VOCABULARY = ("vocab.json", "merges.txt")
+"""What older checkpoints have instead of tokenizer.json."""
+MARKS = ("<|im_start|>", "<|im_end|>", "<image>", "<unit>", "<|audio_start|>", "<|tts_bos|>")
+"""Added tokens that no other model has all of; the rest is looked for when a bundle is opened."""
 CLONING_FILES = ("assets/token2wav/speech_tokenizer_v2_25hz.onnx", "assets/token2wav/campplus.onnx")
 """Networks that are graphs already; a checkpoint may lack them, and then no voice can be cloned."""
 CHATTTS_TOKENIZER = "assets/chattts_tokenizer"
@@ -61,6 +67,34 @@ def steps(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettin
             *_speech_45(checkpoint, config, settings), *_speech_26(checkpoint, config, settings),
             Step("text", lambda folder: _copy_text(checkpoint.folder, folder)),
             *([Step("voices", lambda folder: _copy_voices(checkpoint.folder, folder))] if _speaks(config) else [])]
+
+
+def check_text(folder: Path, config: OfficialConfig) -> None:
+    """Raises CheckpointError when the tokenizers that a bundle needs are missing, damaged or another model's."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        added = read_values(folder, path.name).get("added_tokens") or []
+        ids = {str(token.get("content")): token.get("id") for token in added if isinstance(token, dict)}
+        missing = [mark for mark in MARKS if mark not in ids]
+        if missing:
+            raise CheckpointError(f"{path} has no token {missing[0]!r}: it is of another model; take the tokenizer of "
+                                  f"the checkpoint")
+        above = [mark for mark in MARKS if not isinstance(ids[mark], int) or ids[mark] >= config.language.vocab_size]
+        if above:
+            raise CheckpointError(f"{path} gives {above[0]!r} the id {ids[above[0]]!r}, but the model has "
+                                  f"{config.language.vocab_size} words; take both from one checkpoint")
+    elif not all((folder / name).is_file() for name in VOCABULARY):
+        raise CheckpointError(f"{folder} has neither tokenizer.json nor {' and '.join(VOCABULARY)}, without which a "
+                              f"bundle cannot read; download the whole checkpoint")
+    if (folder / "tokenizer_config.json").is_file():
+        read_values(folder, "tokenizer_config.json")
+    if config.chattts:
+        voice = folder / CHATTTS_TOKENIZER
+        if (voice / "tokenizer.json").is_file():
+            read_values(voice, "tokenizer.json")
+        elif not (voice / "vocab.txt").is_file():
+            raise CheckpointError(f"{folder} lacks {CHATTTS_TOKENIZER}/tokenizer.json, speech needs it; download the "
+                                  f"whole checkpoint, or export it without speech")
 
 
 def copied_bytes(folder: Path, config: OfficialConfig) -> int:

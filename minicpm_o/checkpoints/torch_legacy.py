@@ -106,11 +106,19 @@ class _TensorUnpickler(pickle.Unpickler):
 class StateDict(Mapping[str, np.ndarray]):
     """Tensors by name; each look-up returns an array of its own, which the caller owns."""
 
-    def __init__(self, views: dict[str, _View]) -> None:
-        self._views = views
+    def __init__(self, views: dict[str, _View], file: str) -> None:
+        self._views, self._file = views, file
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._views[name].to_array()
+        array = self._views[name].to_array()
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(f"{name} in {self._file} holds numbers that are not finite (NaN or infinity); the "
+                                  f"file is damaged, download it again")
+        return array
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor; none is read."""
+        return {name: view.shape for name, view in self._views.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -137,14 +145,15 @@ def open_state_dict(path: str | Path) -> StateDict:
     try:
         with path.open("rb") as file:
             state = _load_zip(file, path) if zipfile.is_zipfile(file) else _load_legacy(file)
-        return StateDict(_check_state(state))
+        return StateDict(_check_state(state), path.name)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; give the path of a .pth file") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except (pickle.UnpicklingError, EOFError, struct.error, ValueError, TypeError, AttributeError, KeyError, IndexError,
             zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file of plain tensors: {error}") from error
+        raise CheckpointError(f"{path} is not a whole PyTorch file of plain tensors: {error}; download it again"
+                              ) from error
 
 
 def _load_legacy(file: IO[bytes]) -> Any:

@@ -18,8 +18,9 @@ from ..errors import CheckpointError
 from ..model.config import FlowConfig, HiftConfig, OfficialConfig, VocosConfig
 from .hift_config import FOLDER, find_hift, open_hift
 from .token2wav_config import flow_config_from_shapes
-from .torch_legacy import open_state_dict
-from .vocos_file import VOCOS_NAME, read_vocos
+from .torch_legacy import StateDict, open_state_dict
+from .vocos_file import USED_PREFIXES, VOCOS_NAME, read_vocos
+from .voice_layout import flow_tensors, hift_tensors, vocos_tensors
 
 FLOW_FILE = "flow.pt"
 FLOW_SETTINGS = "flow.yaml"
@@ -49,18 +50,26 @@ def open_flow(folder: Path) -> tuple[FlowConfig, Weights]:
     weights = open_state_dict(path)
     settings = path.with_name(FLOW_SETTINGS)
     text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
-    return flow_config_from_shapes(_shapes(weights), text), weights
+    config = flow_config_from_shapes(weights.shapes(), text)
+    _check(path, weights.shapes(), flow_tensors(config))
+    return config, weights
 
 
 def open_vocoder(folder: Path) -> tuple[HiftConfig, Weights]:
     """token2wav's vocoder of a checkpoint's folder."""
-    return open_hift(find_hift(folder / FOLDER))
+    path = find_hift(folder / FOLDER)
+    config, weights = open_hift(path)
+    _check(path, _shapes(weights), hift_tensors(config))
+    return config, weights
 
 
 def open_vocos(folder: Path) -> tuple[VocosConfig, Weights]:
     """The vocoder of 2.6 of a checkpoint's folder."""
     weights = read_vocos(folder)
-    return vocos_config(_shapes(weights)), weights
+    config = vocos_config(_shapes(weights))
+    used = {name: shape for name, shape in vocos_tensors(config).items() if name.startswith(USED_PREFIXES)}
+    _check(folder / VOCOS_NAME, _shapes(weights), used)
+    return config, weights
 
 
 def vocos_config(shapes: Mapping[str, tuple[int, ...]]) -> VocosConfig:
@@ -79,5 +88,16 @@ def vocos_config(shapes: Mapping[str, tuple[int, ...]]) -> VocosConfig:
                        hop_samples=(bands - 2) // 4)
 
 
+def _check(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError that names the first tensor that a network of this shape needs and the file has not."""
+    for name, shape in expected.items():
+        if found.get(name) != shape:
+            came = f"has {name!r} of shape {found[name]}" if name in found else f"lacks the tensor {name!r}"
+            raise CheckpointError(f"{path} {came}, expected {shape}; it is damaged or of another network, download it "
+                                  f"again")
+
+
 def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    if isinstance(weights, StateDict):
+        return weights.shapes()
     return {name: tensor.shape for name, tensor in weights.items()}

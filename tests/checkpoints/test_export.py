@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from minicpm_o.checkpoints import export, export_steps
 from minicpm_o.checkpoints.bundle import Bundle
@@ -20,7 +21,10 @@ from minicpm_o.checkpoints.export_steps import ExportSettings
 from minicpm_o.checkpoints.graphs.builder import StoredMatrix, take_matrix
 from minicpm_o.checkpoints.official import Checkpoint
 from minicpm_o.checkpoints.random_official import write_random_checkpoint
+from minicpm_o.checkpoints.safetensors_file import pending_array
 from minicpm_o.checkpoints.sizes import bundle_bytes
+from minicpm_o.checkpoints.torch_legacy import read_state_dict
+from minicpm_o.checkpoints.torch_zip import write_state_dict
 from minicpm_o.errors import CheckpointError, DiskFullError, OptionError
 from minicpm_o.runtime.device import plan_device
 from minicpm_o.runtime.engine import Embeddings, Engine
@@ -316,3 +320,88 @@ def test_networks_of_a_cloner_and_sounds_come_along(tiny_45, tmp_path):
     settings = ExportSettings(8, 32, vision=False, hearing=False)
     folder = export_checkpoint(tmp_path / "source", tmp_path / "bundle", settings, progress=False).folder
     assert {"campplus.onnx", "speech_tokenizer_v2_25hz.onnx", "assets/ref.wav"} <= set(Bundle.open(folder).files)
+
+
+def edit_tokenizer(folder, change):
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has neither tokenizer.json nor vocab.json and merges.txt"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
+    (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is damaged"),
+    (lambda folder: edit_tokenizer(folder, lambda values: values.update(
+        added_tokens=[token for token in values["added_tokens"] if token["content"] != "<unit>"])),
+     "has no token '<unit>': it is of another model"),
+    (lambda folder: edit_tokenizer(folder, lambda values: [
+        token.update(id=token["id"] + 100_000) for token in values["added_tokens"]]), "but the model has 617 words"),
+])
+def test_a_bundle_without_its_tokenizer_is_not_begun(tiny_45, tmp_path, spoil, words):
+    shutil.copytree(tiny_45, tmp_path / "source")
+    spoil(tmp_path / "source")
+    with pytest.raises(CheckpointError, match=words):
+        export_checkpoint(tmp_path / "source", tmp_path / "bundle", TALK, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_the_voice_of_2_6_needs_its_tokenizer(tmp_path):
+    write_random_checkpoint(tmp_path / "source", "2.6")
+    shutil.rmtree(tmp_path / "source" / "assets" / "chattts_tokenizer")
+    with pytest.raises(CheckpointError, match="lacks assets/chattts_tokenizer/tokenizer.json, speech needs it"):
+        export_checkpoint(tmp_path / "source", tmp_path / "bundle", SETTINGS, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize(("name", "tensor"), [
+    ("flow.pt", "encoder.up_encoders.0.self_attn.pos_bias_u"), ("hift.pt", "resblocks.3.convs1.0.bias"),
+])
+def test_a_voice_file_that_lacks_a_tensor_is_named_beforehand(tiny_45, tmp_path, name, tensor):
+    shutil.copytree(tiny_45, tmp_path / "source")
+    path = tmp_path / "source" / "assets" / "token2wav" / name
+    tensors = {key: value for key, value in read_state_dict(path).items() if key != tensor}
+    write_state_dict(path, [pending_array(key, value) for key, value in tensors.items()])
+    with pytest.raises(CheckpointError, match=f"{name} lacks the tensor '{tensor}'"):
+        export_checkpoint(tmp_path / "source", tmp_path / "bundle", SETTINGS, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_voice_file_with_numbers_that_are_none(tiny_45, tmp_path):
+    shutil.copytree(tiny_45, tmp_path / "source")
+    path = tmp_path / "source" / "assets" / "token2wav" / "flow.pt"
+    tensors = read_state_dict(path)
+    tensors["encoder.after_norm.weight"][0] = np.nan
+    write_state_dict(path, [pending_array(key, value) for key, value in tensors.items()])
+    with pytest.raises(CheckpointError, match="encoder.after_norm.weight in flow.pt holds numbers that are not finite"):
+        export_checkpoint(tmp_path / "source", tmp_path / "bundle", SETTINGS, progress=False)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_target_may_be_a_link_or_lie_above(tiny_45, tmp_path, monkeypatch):
+    disk, link = tmp_path / "disk", tmp_path / "link"
+    link.symlink_to(disk / "bundle")
+    folder = export_checkpoint(tiny_45, link, TALK, progress=False).folder
+    assert folder == (disk / "bundle").resolve() and link.is_symlink() and not Bundle.open(link).damaged()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    with pytest.raises(OptionError, match="holds other things than a bundle"):
+        export_checkpoint(tiny_45, Path(".."), TALK, progress=False)
+
+
+def test_what_is_cleared_away_is_not_the_next_exports(tiny_45, tmp_path, monkeypatch):
+    held = []
+    clear = shutil.rmtree
+
+    def watch(path, **options):
+        if Path(path).name == ".export-bundle":
+            lock = FileLock(Path(path) / ".lock", timeout=0)
+            with pytest.raises(Timeout):
+                lock.acquire()
+            held.append(True)
+        clear(path, **options)
+
+    monkeypatch.setattr(export.shutil, "rmtree", watch)
+    export_checkpoint(tiny_45, tmp_path / "bundle", TALK, progress=False)
+    assert held and not leftovers(tmp_path / "bundle")
