@@ -79,6 +79,13 @@ class Bundle:
         return self.config
 
     @property
+    def mending(self) -> str:
+        """What to do when a file of it is missing or changed, as the end of a sentence."""
+        if isinstance(self.config, NanoConfig):
+            return "run `minicpm-o pull nano` to assemble the model again"
+        return "copy the bundle again, or make it again with `minicpm-o export`"
+
+    @property
     def fingerprint(self) -> str:
         """Changes when any file of the model does."""
         return hashlib.sha256(repr(sorted((name, entry.sha256) for name, entry in self.files.items())).encode()
@@ -94,7 +101,7 @@ class Bundle:
         if not self.has(name):
             raise CheckpointError(f"the model in {self.folder} has no {name!r}; it has {sorted(self.files)}")
         if not path.exists():
-            raise CheckpointError(f"{path} is gone; run `minicpm-o pull nano` to assemble the model again")
+            raise CheckpointError(f"{path} is gone; {self.mending}")
         return path
 
     def verify(self) -> None:
@@ -102,8 +109,14 @@ class Bundle:
         for name, entry in self.files.items():
             found = _entry_of(self.folder / name)
             if found != entry:
-                raise HashError(_difference(self.folder / name, found, entry))
+                raise HashError(f"{_difference(self.folder / name, found, entry)}; {self.mending}")
         _write_stamps(self)
+
+    def require_whole(self) -> None:
+        """Raises HashError that names the first file that is missing or changed; as quick as `damaged`."""
+        for name in self.damaged():
+            path, entry = self.folder / name, self.files[name]
+            raise HashError(f"{_difference(path, _entry_of(path), entry)}; {self.mending}")
 
     def damaged(self) -> list[str]:
         """Names of files that are missing or changed; hashed only if their size or time is not as when last hashed."""
@@ -153,10 +166,7 @@ def _entry_of(path: Path) -> FileEntry | None:
 
 def _difference(path: Path, found: FileEntry | None, entry: FileEntry) -> str:
     came = "it is gone" if found is None else f"it has sha256 {found.sha256} ({found.bytes} bytes)"
-    return (
-        f"{path}: {came}, expected {entry.sha256} ({entry.bytes} bytes); "
-        "run `minicpm-o pull nano` to assemble the model again"
-    )
+    return f"{path}: {came}, expected {entry.sha256} ({entry.bytes} bytes)"
 
 
 def _stamp(path: Path) -> list[int] | None:

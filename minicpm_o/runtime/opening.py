@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.bundle import Bundle
 from ..checkpoints.hub import kind_of, resolve, snapshot
-from ..errors import MissingExtraError, OptionError
+from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..model.config import OfficialConfig
 from .device import plan_device
 from .memory import CONTEXT_TOKENS, DTYPE_BYTES, MemoryRequest, check_memory
@@ -89,11 +89,15 @@ def _open_exported(bundle: Bundle, options: LoadOptions) -> OfficialParts:
     assert isinstance(config, OfficialConfig)
     plan = plan_device(threads=options.threads)
     if options.check_memory:
-        settings = bundle.settings
+        bits, block_size = bundle.settings.get("bits"), bundle.settings.get("block_size", 32)
+        if type(block_size) is not int or block_size < 1:
+            raise CheckpointError(f"the manifest of {bundle.folder} is damaged: block_size is {block_size!r}; "
+                                  f"{bundle.mending}")
         check_memory(config, MemoryRequest(
-            bits=settings.get("bits"), block_size=int(settings.get("block_size", 32)),
+            bits=bits, block_size=block_size,
             context_tokens=_context(config, options), vision=config.vision is not None,
             hearing=config.hearing is not None, speech=bool(config.talker or config.chattts)))
+    bundle.require_whole()
     return OfficialParts(BundleNetworks(bundle, plan))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minicpm_o.checkpoints.bundle import Bundle, FileEntry, PartEntry, describe_files
+from minicpm_o.checkpoints.official_config import config_from_official
 from minicpm_o.errors import CheckpointError, HashError
 from minicpm_o.model.config import tiny
 
@@ -49,6 +50,20 @@ def test_unknown_and_lost_files(bundle: Bundle) -> None:
     assert bundle.damaged() == ["language.onnx"]
     with pytest.raises(HashError, match="it is gone, expected"):
         bundle.verify()
+    with pytest.raises(HashError, match=r"language\.onnx: it is gone, expected .*; run `minicpm-o pull nano`"):
+        bundle.require_whole()
+
+
+def test_an_official_bundle_is_mended_otherwise(bundle: Bundle) -> None:
+    config = config_from_official({"model_type": "minicpmo", "version": "4.5"})
+    official = dataclasses.replace(bundle, config=config)
+    official.require_whole()
+    bundle.path("language.onnx").write_bytes(b"grapX" * 100)
+    with pytest.raises(HashError, match="make it again with `minicpm-o export`"):
+        official.require_whole()
+    bundle.path("language.onnx").unlink()
+    with pytest.raises(CheckpointError, match="is gone; copy the bundle again"):
+        official.path("language.onnx")
 
 
 def test_a_change_of_the_same_size_is_noticed(bundle: Bundle) -> None:
