@@ -7,6 +7,7 @@ live while a part runs. Knows no files. Letters: T tokens of a prefill chunk, C 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -152,9 +153,11 @@ def check_memory(config: OfficialConfig, request: MemoryRequest, available_bytes
 def parse_memory(text: str) -> int:
     """ "8GB", "7.5 GiB" or a number of bytes. Raises OptionError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if match is None or match[2].upper() not in _UNITS or not float(match[1]):
-        raise OptionError(f"{text!r} is not an amount of memory; write it as 8GB or 7.5GiB")
-    return round(float(match[1]) * _UNITS[match[2].upper()])
+    amount = 0.0 if match is None else float(match[1]) * _UNITS.get(match[2].upper(), 0)
+    if not 1 <= amount < math.inf:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise OptionError(f"{shown!r} is not an amount of memory; write it as 8GB or 7.5GiB")
+    return round(amount)
 
 
 def gigabytes(size: int) -> str:

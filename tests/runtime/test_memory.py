@@ -150,7 +150,7 @@ def test_amounts_of_memory(text, size):
     assert parse_memory(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "8 apples", "-3GB", "0GB"])
+@pytest.mark.parametrize("text", ["", "GB", "8 apples", "-3GB", "0GB", "0.4B", "9" * 400])
 def test_no_amounts_of_memory(text):
     with pytest.raises(OptionError, match="is not an amount of memory"):
         parse_memory(text)
