@@ -78,14 +78,23 @@ class Pool:
     idle: list[Conversation] = field(default_factory=list)
 
     def take(self, keys: np.ndarray, engine: Engine) -> Conversation:
-        """The idle conversation that shares most with keys, else a new one."""
+        """The idle conversation that shares most with keys, else a new one.
+
+        All prompts of a model begin alike, so one that shares less than half of what it holds is left to its next turn;
+        when there is no room to leave it, the one that loses least is taken.
+        """
         best = max(self.idle, key=lambda item: item.num_shared(keys), default=None)
+        if best is not None and 2 * best.num_shared(keys) < len(best.keys):
+            is_full = len(self.idle) >= MAX_IDLE
+            best = min(self.idle, key=lambda item: len(item.keys) - item.num_shared(keys)) if is_full else None
         if best is None or not best.num_shared(keys):
             return Conversation(engine.new_cache())
         self.idle.remove(best)
         return best
 
     def give_back(self, conversation: Conversation) -> None:
+        """Keys of tokens that are no longer in the cache, as when speaking broke off, are forgotten."""
+        conversation.keys = conversation.keys[: conversation.cache.length]
         self.idle = [*self.idle, conversation][-MAX_IDLE:]
 
 

@@ -163,8 +163,32 @@ def test_pool_gives_the_longest_match_and_keeps_the_latest() -> None:
     keys = [np.array([1, 2, 3]), np.array([1, 5, 6]), np.array([7])]
     kept = [Conversation(engine.new_cache(), key) for key in keys]
     for conversation in kept:
+        conversation.cache.length = len(conversation.keys)
         pool.give_back(conversation)
     assert len(pool.idle) == MAX_IDLE
     assert kept[0] not in pool.idle
     assert pool.take(np.array([1, 5, 9]), engine) is kept[1]
     assert pool.take(np.array([2]), engine) not in kept
+
+
+def test_a_question_in_between_leaves_the_conversation_its_cache() -> None:
+    """All prompts begin alike; the second question takes the cache of the first, not that of the conversation."""
+    engine, pool = CountingEngine(), Pool()
+    long = Conversation(engine.new_cache(), np.array([1, 2, *range(10, 20)]))
+    long.cache.length = len(long.keys)
+    pool.give_back(long)
+    question = pool.take(np.array([1, 2, 3, 4]), engine)
+    assert question is not long
+    question.keys = np.array([1, 2, 3, 4])
+    question.cache.length = 4
+    pool.give_back(question)
+    assert pool.take(np.array([1, 2, 5]), engine) is question
+    assert pool.take(long.keys, engine) is long
+
+
+def test_keys_of_what_the_cache_has_lost_are_forgotten() -> None:
+    engine, pool = CountingEngine(), Pool()
+    conversation = Conversation(engine.new_cache(), np.array([1, 2, 3]))
+    conversation.cache.length = 1
+    pool.give_back(conversation)
+    assert conversation.keys.tolist() == [1]
