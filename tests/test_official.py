@@ -24,6 +24,7 @@ from minicpm_o.inputs.official_processor import PromptOptions
 from minicpm_o.inputs.system_prompts import system_prompt
 from minicpm_o.rates import SPEECH_RATE_HZ
 from minicpm_o.runtime import opening
+from minicpm_o.runtime.conversation import prompt_keys
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -128,6 +129,17 @@ def test_cached_is_uncached(model: MiniCPMO) -> None:
     fresh = greedy(model, turns)
     assert cached.usage.cached > 100 and fresh.usage.cached == 0
     assert cached.text == fresh.text
+
+
+def test_a_cached_sound_is_heard_as_beside_a_longer_one(model: MiniCPMO) -> None:
+    """The last block of a sound hears what it is filled up with to the longest of its prompt."""
+    first = user(sound(1.5))
+    before = model.parts.prepare([first])
+    later = model.parts.prepare([first, Message("assistant", (TextPart("Well."),)), user(sound(3, 1), sound(0.4, 2))])
+    place = before.media[0].spans[0].start
+    assert prompt_keys(before)[place] != prompt_keys(later)[place], "the cache would not be what is heard now"
+    for item, together in zip(later.media, model.parts.encode(later.media), strict=True):
+        np.testing.assert_array_equal(model.parts.encode([item])[0], together)
 
 
 def test_many_are_each_alone(model: MiniCPMO) -> None:

@@ -50,11 +50,14 @@ class ClipMedia:
 
     log_mels: tuple[np.ndarray, ...]
     spans: tuple[Span, ...]
+    longest: int = 0
+    """Mel frames of the longest piece in the whole prompt, its own when 0: the official models fill all others up to
+    it and hear some of the filling (see `runtime.listening.encode_clips`)."""
 
     @property
     def contents(self) -> tuple[np.ndarray, ...]:
         """What its tokens are made of."""
-        return self.log_mels
+        return (*self.log_mels, np.array(self.longest))
 
     @property
     def num_tokens(self) -> int:

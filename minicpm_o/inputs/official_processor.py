@@ -17,6 +17,7 @@ from PIL import Image
 from ..errors import ContextFullError, MessageError, OptionError
 from ..model.config import OfficialConfig
 from ..model.fusion.spans import Span
+from ..rates import ENCODER_RATE_HZ
 from .audio import load_audio, pad_to
 from .image import load_image
 from .mel import LEAST_CLIP_SAMPLES, audio_group_lengths, clip_log_mel, merge_clips, num_audio_tokens
@@ -291,13 +292,20 @@ class OfficialProcessor:
 
     def _heard_whole(self, clips: Sequence[_Clip], spans: Sequence[Spans]) -> list[OfficialMedia]:
         """One ClipMedia for each message with sound."""
-        media: list[OfficialMedia] = []
+        media: list[ClipMedia] = []
         for message in sorted({clip.message for clip in clips}):
             its = [index for index, clip in enumerate(clips) if clip.message == message]
             places = tuple(span for index in its for span in spans[index])
             pieces = _pieces([clips[index].waveform for index in its], self._pool_step)
             media.append(ClipMedia(tuple(clip_log_mel(piece) for piece in pieces), places))
-        return media
+        longest = max((frames for item in media for frames in item.num_frames), default=0)
+        return [replace(item, longest=self._filled_up(item, longest)) for item in media]
+
+    def _filled_up(self, item: ClipMedia, longest: int) -> int:
+        """As far as any filling can be heard: what is longer by more than a block changes nothing."""
+        block_s = 0.0 if self.config.hearing is None else self.config.hearing.chunk_s
+        block = 2 * int(block_s * ENCODER_RATE_HZ)  # two mel frames an encoder frame
+        return min(longest, block * -(-max(item.num_frames) // block)) if block else longest
 
 
 def _heard_on(clips: Sequence[_Clip], spans: Sequence[Spans]) -> list[OfficialMedia]:

@@ -83,18 +83,19 @@ class HearingSession:
 # Clips
 
 
-def encode_clips(network: HearingNetwork, log_mels: Sequence[np.ndarray], *,
-                 fix_padding: bool = False) -> list[np.ndarray]:
+def encode_clips(network: HearingNetwork, log_mels: Sequence[np.ndarray], *, fix_padding: bool = False,
+                 longest: int = 0) -> list[np.ndarray]:
     """The pieces of one prompt, (M, F) each, to their tokens (A, D), A = (F + 1) // 2 // pool_step.
 
     The official models hear them in one batch, filled up with zeros to the longest and hidden only from encoder frame F
     on, though a piece has half as many: the last block of a shorter piece hears some of the filling. That is kept, as
     their weights know it so; fix_padding hides the filling. Pieces do not hear each other, so they are encoded one by
-    one, which keeps memory small, and the filling only as far as it is heard.
+    one, which keeps memory small, and the filling only as far as it is heard. longest: mel frames of the
+    prompt's longest piece, where some of its pieces are not among these.
     Raises AudioError for a piece that is empty, not finite or of another number of mel bins.
     """
     checked = [check_log_mel(log_mel, network.config) for log_mel in log_mels]
-    longest = max((log_mel.shape[1] for log_mel in checked), default=0)
+    longest = longest or max((log_mel.shape[1] for log_mel in checked), default=0)
     return [_encode_clip(network, log_mel, longest, fix_padding) for log_mel in checked]
 
 

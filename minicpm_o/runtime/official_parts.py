@@ -178,8 +178,8 @@ class OfficialParts(OpenedParts):
 
         The sounds of a prompt are heard as the official code hears a batch; see `encode_clips`.
         """
-        clips = [log_mel for item in media if isinstance(item, ClipMedia) for log_mel in item.log_mels]
-        heard = iter(encode_clips(self.hearing, clips) if clips else ())
+        heard = iter([tokens for item in media if isinstance(item, ClipMedia)
+                      for tokens in encode_clips(self.hearing, item.log_mels, longest=item.longest)])
         return [self._look(item) if isinstance(item, SlicedImageMedia) else
                 np.concatenate([next(heard) for _ in item.log_mels])[: item.num_tokens] for item in media]
 

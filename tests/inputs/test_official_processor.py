@@ -144,7 +144,7 @@ def test_sounds_of_a_message_are_heard_as_one_and_placed_one_by_one(processor_45
     first, second = inputs.media
     assert first.num_frames == (250,) and [span.length for span in first.spans] == [10, 15]
     assert second.num_frames == (50,) and first.num_tokens == 25
-    assert first.contents == first.log_mels and first.log_mels[0].dtype == np.float32
+    assert first.contents[:-1] == first.log_mels and first.log_mels[0].dtype == np.float32
 
 
 def test_long_sounds_are_cut_at_30_s(processor: OfficialProcessor) -> None:
