@@ -149,8 +149,9 @@ class OfficialParts(OpenedParts):
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
+        """Also the end of speech: the official code cuts off what is written after it."""
         special = self.tokenizer.special
-        return special.im_end, special.endoftext
+        return special.im_end, special.endoftext, special.tts_eos
 
     @property
     def banned_ids(self) -> tuple[int, ...]:

@@ -219,7 +219,8 @@ class TorchNetworks:
         Media are encoded prompt by prompt, so that no prompt's sounds are padded to another's.
         """
         tokenizer = OfficialTokenizer.from_folder(self.folder)
-        ends = (tokenizer.special.im_end, tokenizer.special.endoftext)
+        special = tokenizer.special
+        ends = (special.im_end, special.endoftext, special.tts_eos)
         batch = batch_inputs(prompts)
         table = self.model.language.get_input_embeddings().weight
         ids = torch.from_numpy(batch.ids).to(table.device)
