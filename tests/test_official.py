@@ -163,6 +163,21 @@ def test_beams_find_an_answer_at_least_as_likely(model: MiniCPMO) -> None:
     assert greedy(model, "Hello", num_beams=3).usage.output > 0
 
 
+def test_beams_share_what_torch_has_read(on_torch: MiniCPMO) -> None:
+    """A copy of a cache costs no memory until either goes on, and neither then changes the other."""
+    engine = on_torch.parts.engine
+    cache = engine.new_cache()
+    engine.prefill(engine.embed([5, 6, 7]), cache)
+    copy = cache.copy()
+    keys = [item._layers()[0].keys for item in (cache, copy)]
+    assert keys[0].data_ptr() == keys[1].data_ptr()
+    after = engine.decode(8, copy).logits
+    engine.decode(9, cache)
+    assert (cache.length, copy.length) == (4, 4)
+    copy.truncate(3)
+    np.testing.assert_array_equal(engine.decode(8, copy).logits, after)
+
+
 # --- the article ------------------------------------------------------------------------------------------------------
 
 

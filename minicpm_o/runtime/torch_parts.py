@@ -78,14 +78,14 @@ class TorchCache:
 
     def copy(self) -> TorchCache:
         """An independent cache with the same tokens."""
-        return TorchCache(copy.deepcopy(self.cache), self.limit)
+        return TorchCache(_twin(self.cache), self.limit)
 
     def take_tail(self, other: TorchCache, start: int) -> None:
         """Become equal to another cache that holds the same tokens before `start`."""
         if self.length < start or other.length < start:
             raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
                               f"{other.length}")
-        self.cache = copy.deepcopy(other.cache)
+        self.cache = _twin(other.cache)
 
     def cut(self, start: int, stop: int) -> TorchSlice:
         """A copy of the tokens from position start up to stop; see `paste`."""
@@ -113,6 +113,13 @@ class TorchCache:
         if self.length + num_tokens > self.limit:
             raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
                                    f"{self.limit} are taken; shorten the conversation or the media")
+
+
+def _twin(cache: Any) -> Any:
+    """A DynamicCache with the same tensors: transformers puts longer ones in their place and never writes into them."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
 
 
 @dataclass(frozen=True)
