@@ -122,7 +122,7 @@ class OmniModel(nn.Module):
             sounds = [next(audio_tokens) for _ in item.audio_spans]
             embeds = self.embed(prompt)
             spans = [*item.image_spans, *item.audio_spans]
-            fused.append(scatter_features(embeds, [t.to(embeds.dtype) for t in images + sounds], spans))
+            fused.append(scatter_features(embeds, [t.to(embeds) for t in images + sounds], spans))
         return fused
 
     def _image_tokens(self, media: Sequence[EncodedMedia | RawMedia]) -> Iterator[Tensor]:
