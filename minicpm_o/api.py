@@ -256,10 +256,10 @@ class MiniCPMO:
         give the best at once instead of word by word; with a temperature they are drawn. transcript: write what the
         recogniser understood beside each sound (nano); off leaves the model to its own ears. options: how an official
         checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`; ref_audio: a sound of the
-        voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the conversation. allow_urls: fetch http(s) media. cancel: set
-        it, or call `cancel()`, to end the answer early with finish reason "cancelled". The oldest turns are left out,
-        with a warning in the Reply, when the conversation outgrows the context window. Raises InputError for what
-        cannot be read, ContextFullError when the last turn alone is too long.
+        voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the conversation. allow_urls: fetch
+        http(s) media. cancel: set it, or call `cancel()`, to end the answer early with finish reason "cancelled". The
+        oldest turns are left out, with a warning in the Reply, when the conversation outgrows the context window.
+        Raises InputError for what cannot be read, ContextFullError when the last turn alone is too long.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
                  "repetition_penalty": repetition_penalty}
@@ -291,7 +291,7 @@ class MiniCPMO:
     def chat_many(self, conversations: Sequence[Messages], *, max_tokens: int | None = None,
                   temperature: float | None = None, seed: int | None = None, num_beams: int | None = None,
                   options: PromptOptions | None = None) -> list[Reply]:
-        """One answer each to several conversations, whatever media they have; where nothing is drawn, the same as of `chat`.
+        """One answer each to several conversations, whatever media they have; undrawn ones are the same as of `chat`.
 
         torch answers them side by side, which a GPU does in about the time of one; onnxruntime one after the other.
         """
@@ -407,9 +407,8 @@ class MiniCPMO:
         context_tokens = self.parts.config.language.context_tokens
         room = context_tokens - min(call.max_tokens, ANSWER_RESERVE_TOKENS, context_tokens // 4)
         turns = _turns(call.messages)
-        lasting = _lasting(call.messages, self.parts.config.version)
         for num_dropped in range(len(turns)):
-            inputs = self._prepare(_without_turns(turns, num_dropped, lasting), call)
+            inputs = self._prepare(_without_turns(turns, num_dropped, self.parts.config.version), call)
             if len(inputs.ids) <= room:
                 return inputs, _dropped_warning(num_dropped, len(turns), context_tokens)
         raise ContextFullError(f"the last turn alone takes {len(inputs.ids)} tokens, but the context window of "
@@ -614,19 +613,13 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
     return turns
 
 
-def _lasting(messages: Sequence[Message], version: str) -> set[int]:
-    """Which messages (their `id`) are never left out: the system's, and what 2.6 has instead, a first message of the
-    user's that another one follows; see `system_prompts.system_role`."""
-    lasting = {id(message) for message in messages if message.role == "system"}
-    if version == "2.6" and [message.role for message in messages[:2]] == ["user", "user"]:
-        lasting.add(id(messages[0]))
-    return lasting
-
-
-def _without_turns(turns: Sequence[Sequence[Message]], num_dropped: int, lasting: set[int]) -> list[Message]:
-    """All messages but those of the oldest turns; the lasting ones stay."""
+def _without_turns(turns: Sequence[Sequence[Message]], num_dropped: int, version: str = "nano") -> list[Message]:
+    """All messages but those of the oldest turns. System messages stay, and what 2.6 has instead: a first message of
+    the user that another one follows (see `system_prompts.system_role`)."""
+    is_system = version == "2.6" and [message.role for message in turns[0][:2]] == ["user", "user"]
+    first = turns[0][0] if is_system else None
     return [message for place, turn in enumerate(turns) for message in turn
-            if place >= num_dropped or id(message) in lasting]
+            if place >= num_dropped or message.role == "system" or message is first]
 
 
 def _dropped_warning(num_dropped: int, num_turns: int, context_tokens: int) -> tuple[str, ...]:

@@ -246,6 +246,117 @@ def test_4_5_needs_a_voice(model: MiniCPMO) -> None:
         model.chat("Hello", seed=3, max_tokens=4, generate_audio=True)
 
 
+class Listener:
+    """Stands in front of a voice and notes what it is given."""
+
+    def __init__(self, voice: Any) -> None:
+        self.voice = voice
+        self.ids: list[int] = []
+        self.clip: Any = None
+
+    def check(self, ref_audio: Any) -> None:
+        self.voice.check(ref_audio)
+
+    def speak(self, ids: Sequence[int], hidden: np.ndarray, **more: Any) -> Any:
+        self.ids, self.clip = list(ids), more["ref_audio"]
+        assert len(hidden) == len(self.ids)
+        return self.voice.speak(ids, hidden, **more)
+
+
+@pytest.fixture
+def listener(model: MiniCPMO, monkeypatch: pytest.MonkeyPatch) -> Listener:
+    found = Listener(model.parts.voice)
+    monkeypatch.setitem(model.parts._opened, "voice", found)
+    return found
+
+
+def test_a_voice_keeps_its_rate_and_is_read_once(model: MiniCPMO, voice: np.ndarray, listener: Listener) -> None:
+    """An array of 48 kHz is no clip of 16 kHz; an open file is empty once it was read for the prompt."""
+    import io
+
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.repeat(voice, 3), 48000, format="WAV")
+    for part in (AudioPart(np.repeat(voice, 3), 48000), AudioPart(io.BytesIO(file.getvalue()))):
+        reply = model.chat([Message("user", (part, TextPart("Hello")))], seed=3, max_tokens=4, generate_audio=True)
+        assert reply.speech is not None
+        assert abs(len(listener.clip) - len(voice)) <= 2
+
+
+def test_what_cannot_be_spoken_is_said_before_the_answer(model: MiniCPMO, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **more: Any) -> Any:
+        raise AssertionError("nothing may be computed for an answer that cannot be spoken")
+
+    monkeypatch.setattr(model.parts.engine, "prefill_chunks", never)
+    if model.name.endswith("4.5"):
+        with pytest.raises(MessageError, match="ref_audio"):
+            model.chat("Hello", max_tokens=4, generate_audio=True)
+    with pytest.raises(OptionError, match="ref_audio has no effect"):
+        model.chat("Hello", max_tokens=4, ref_audio=sound(1))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_stop_string_is_not_spoken(model: MiniCPMO, voice: np.ndarray, listener: Listener, num_beams: int) -> None:
+    turns = speaking(model, voice)
+    tokenizer = model.parts.tokenizer
+    full = greedy(model, turns, num_beams=num_beams, generate_audio=True)
+    said = listener.ids
+    stop = tokenizer.decode(said[3:5]).replace("\N{REPLACEMENT CHARACTER}", "")
+    if not stop or full.speech is None:
+        pytest.skip("these random weights say nothing that could stop them")
+    cut = greedy(model, turns, num_beams=num_beams, stop=[stop], generate_audio=True)
+    assert cut.finish_reason == "stop_string"
+    if cut.speech is not None:
+        assert len(listener.ids) < len(said)
+        assert tokenizer.decode(listener.ids).strip() == cut.text
+
+
+def test_a_full_window_is_spoken_to_its_last_word(model: MiniCPMO, voice: np.ndarray, listener: Listener,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = model.parts.prepare(speaking(model, voice), options=PromptOptions(use_tts_template=True))
+    words = np.full(5, inputs.ids[1]).tolist()
+    monkeypatch.setattr(type(model.parts.engine), "context_tokens", len(inputs.ids) + len(words) - 1)
+    from minicpm_o.runtime.conversation import embed
+
+    cache = model.parts.engine.new_cache()
+    model.parts.engine.prefill(embed(inputs, 0, model.parts.engine, model.parts.encode), cache)
+    assert model.parts.say(inputs, words, cache, ref_audio=voice, seed=1) is not None
+    assert listener.ids == words[:-1]
+
+
+def test_nobody_takes_the_cache_of_an_answer_that_is_being_spoken(model: MiniCPMO, voice: np.ndarray,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    idle: list[int] = []
+    say = model.parts.say
+
+    def watched(inputs: Any, ids: Any, cache: Any, **more: Any) -> Any:
+        idle.extend(id(item.cache) == id(cache) for item in model._pool.idle)
+        return say(inputs, ids, cache, **more)
+
+    monkeypatch.setattr(model.parts, "say", watched)
+    model.chat("Something else", temperature=0, max_tokens=2)
+    assert model.chat(speaking(model, voice), seed=3, max_tokens=6, generate_audio=True).speech is not None
+    assert idle and not any(idle)
+
+
+def test_the_voice_stays_when_old_turns_are_left_out(model: MiniCPMO, voice: np.ndarray) -> None:
+    """Also with 2.6, where the user says the system prompt."""
+    shown = speaking(model, voice)
+    long = [*shown, Message("assistant", (TextPart("Well. " * 200),)), user("More?")]
+    short = [shown[0], user("More?")]
+    from minicpm_o.api import _turns, _without_turns
+
+    kept = _without_turns(_turns(long), 1, model.parts.config.version)
+    assert [message.role for message in kept] == [message.role for message in short]
+    assert kept[0] is shown[0]
+
+
+def test_the_end_of_speech_ends_the_answer(model: MiniCPMO) -> None:
+    """What comes after it is neither shown nor spoken by the official code."""
+    assert model.parts.tokenizer.special.tts_eos in model.parts.eos_ids
+
+
 # --- torch and device ------------------------------------------------------------------------------------------------
 
 

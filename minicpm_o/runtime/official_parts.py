@@ -196,6 +196,10 @@ class OfficialParts(OpenedParts):
 
     # Speaking
 
+    def check_voice(self, ref_audio: Source | None) -> None:
+        """Raises what would keep an answer from being spoken, before it is computed."""
+        self.voice.check(ref_audio)
+
     def say(self, inputs: OfficialInputs, ids: Sequence[int], cache: Any, *, ref_audio: Source | None = None,
             seed: int | None = None) -> Speech:
         """An answer (ids) that was just given to `inputs` as sound; the cache holds prompt and answer.
@@ -208,12 +212,14 @@ class OfficialParts(OpenedParts):
         if span is None or span.length < 1:
             raise MessageError("there is nothing to speak: the prompt has no <|tts_bos|>; ask for generate_audio, and "
                                "let the answer have at least one word")
+        stop = min(span.stop, self.engine.context_tokens)  # the last word of a full window was never read
         start = inputs.speaker_spans[-1].start if inputs.speaker_spans else span.start
+        start = min(start, len(inputs.ids))  # beams leave the cache at the prompt's end
         cache.truncate(min(start, cache.length))
         if cache.length != start:
             raise OptionError(f"the cache holds {cache.length} tokens, the answer's speech begins after {start}")
-        hidden = self.engine.prefill(self.engine.embed(every[start : span.stop]), cache).hidden  # (T, D)
-        return self.voice.speak(every[span.start : span.stop], hidden[span.start - start :],
+        hidden = self.engine.prefill(self.engine.embed(every[start:stop]), cache).hidden  # (T, D)
+        return self.voice.speak(every[span.start : stop], hidden[span.start - start :],
                                 speaker_hidden=hidden[0], ref_audio=ref_audio, seed=seed)
 
 

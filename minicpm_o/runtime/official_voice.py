@@ -45,6 +45,10 @@ MAX_VOICES = 8
 class Voice(Protocol):
     """What speaks an answer."""
 
+    def check(self, ref_audio: Source | None) -> None:
+        """Raises MessageError or AudioError when no answer could be spoken with this reference clip."""
+        ...
+
     def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
               ref_audio: Source | None = None, seed: int | None = None) -> Speech:
         """ids (T,) of the words; hidden (T, L), where each was read; speaker_hidden (L,) at 2.6's speaker token."""
@@ -63,12 +67,13 @@ class TalkerVoice:
         self._cloner: VoiceCloner | None = None
         self._prompts: dict[bytes, FlowPrompt] = {}
 
+    def check(self, ref_audio: Source | None) -> None:
+        """As Voice; the clip's analysis is kept for the answer."""
+        self.prompt(ref_audio)
+
     def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
               ref_audio: Source | None = None, seed: int | None = None) -> Speech:
         """As Voice. Raises MessageError without a reference clip, and when the talker has nothing to say."""
-        if ref_audio is None:
-            raise MessageError("MiniCPM-o 4.5 speaks in the voice of a clip: pass ref_audio, or let the conversation "
-                               "begin with a system prompt that has one (`inputs.system_prompts.system_prompt`)")
         prompt = self.prompt(ref_audio)
         embeds = conditions(self.talker, ids, hidden, text_finished=True)
         spoken = generate(self.talker, embeds, seeded_draw(seed), min_codes=min(MIN_CODES, self.max_codes),
@@ -85,8 +90,11 @@ class TalkerVoice:
         waveform, _ = self.token2wav.push(self.token2wav.start(prompt, rng), codes, is_last=True)
         return waveform
 
-    def prompt(self, ref_audio: Source) -> FlowPrompt:
-        """The analysis of a reference clip, remembered by its content."""
+    def prompt(self, ref_audio: Source | None) -> FlowPrompt:
+        """The analysis of a reference clip, remembered by its content. Raises MessageError without a clip."""
+        if ref_audio is None:
+            raise MessageError("MiniCPM-o 4.5 speaks in the voice of a clip: pass ref_audio, or let the conversation "
+                               "begin with a system prompt that has one (`inputs.system_prompts.system_prompt`)")
         clip = ref_audio if isinstance(ref_audio, np.ndarray) else load_audio(ref_audio)
         key = content_digest(clip)
         if key not in self._prompts:
@@ -104,6 +112,9 @@ class SpeakerVoice:
         self.voice = voice
         self.text = text
         self.tokenizer = tokenizer
+
+    def check(self, ref_audio: Source | None) -> None:
+        """As Voice: nothing keeps it from speaking."""
 
     def speak(self, ids: Sequence[int], hidden: np.ndarray, *, speaker_hidden: np.ndarray,
               ref_audio: Source | None = None, seed: int | None = None) -> Speech:
