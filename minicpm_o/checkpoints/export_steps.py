@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from ..model.config import OfficialConfig
@@ -74,7 +75,7 @@ def check_text(folder: Path, config: OfficialConfig) -> None:
     path = folder / "tokenizer.json"
     if path.is_file():
         added = read_values(folder, path.name).get("added_tokens") or []
-        ids = {str(token.get("content")): token.get("id") for token in added if isinstance(token, dict)}
+        ids: dict[str, Any] = {str(token.get("content")): token.get("id") for token in added if isinstance(token, dict)}
         missing = [mark for mark in MARKS if mark not in ids]
         if missing:
             raise CheckpointError(f"{path} has no token {missing[0]!r}: it is of another model; take the tokenizer of "
