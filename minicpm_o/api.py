@@ -358,7 +358,7 @@ class MiniCPMO:
                 return self.speak(end.text)
             speech: Speech = self.parts.say(inputs, _said(end, self.parts.tokenizer), conversation.cache,
                                             seed=call.sampling.seed, ref_audio=_voice_of(call))
-            return speech
+            return speech if len(speech.waveform) else None
 
     def _generate(self, conversation: Conversation, step: Step | None, call: _Call,
                   watch: Stopwatch) -> Generator[TextDelta, None, GenerationEnd]:

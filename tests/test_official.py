@@ -400,6 +400,15 @@ def test_what_does_not_fit_is_refused_before_loading(checkpoint: Path, on_device
             MiniCPMO.from_pretrained(source)
 
 
+def test_the_check_of_memory_can_be_left_out(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1, total=1))
+    with pytest.raises(CheckpointError):
+        MiniCPMO.from_pretrained(checkpoint)
+    assert greedy(MiniCPMO.from_pretrained(checkpoint, check_memory=False), "Hello").usage.output
+
+
 def test_parts_left_out_say_so(checkpoint: Path) -> None:
     model = MiniCPMO.from_pretrained(checkpoint, dtype="float32", vision=False, hearing=False, speech=False)
     assert greedy(model, "Hello").usage.output

@@ -62,7 +62,7 @@ def empty_weights() -> Iterator[None]:
 
 
 def load_official(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, device_map: DeviceMap = None,
-                  attention: str = "sdpa") -> OmniModel:
+                  attention: str = "sdpa", check: bool = True) -> OmniModel:
     """The whole network with the checkpoint's weights, in evaluation mode.
 
     dtype: of all weights; None is what config.json says. device_map: a device for everything (None: the CPU), "auto",
@@ -72,7 +72,7 @@ def load_official(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, d
     with empty_weights():
         model = OmniModel(checkpoint.config, attention=attention)
     dtype = dtype or stored_dtype(checkpoint)
-    devices = place(model, device_map, dtype)
+    devices = place(model, device_map, dtype, check=check)
     fill(model, checkpoint, dtype=dtype, device_of=devices)
     return dispatch(model.eval(), devices)
 
@@ -110,15 +110,19 @@ class Placement:
         return len(set(self.table.values())) > 1
 
 
-def place(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype) -> Placement:
-    """Decide on devices and check that the weights fit. Raises CheckpointError with the plan when they do not."""
+def place(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, *, check: bool = True) -> Placement:
+    """Decide on devices and check that the weights fit. Raises CheckpointError with the plan when they do not.
+
+    check: False trusts the caller on devices that are named; "auto" always looks.
+    """
     if device_map == "auto":
         return _place_automatically(model, dtype)
     if isinstance(device_map, Mapping):
         placement = Placement({str(name): _device(device) for name, device in device_map.items()})
     else:
         placement = Placement({"": _device("cpu" if device_map is None else device_map)})
-    check_fits(model, placement, dtype)
+    if check:
+        check_fits(model, placement, dtype)
     return placement
 
 

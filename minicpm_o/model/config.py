@@ -33,8 +33,9 @@ class Config:
         kwargs = {}
         nested = _nested_configs(cls)
         for name, value in values.items():
-            kwargs[name] = nested[name].from_dict(value) if isinstance(value, dict) and name in nested else (
-                _as_tuple(value))
+            if name in nested and not isinstance(value, dict | None):
+                raise CheckpointError(f"{cls.__name__} has {value!r} for {name!r}, expected a table of its own")
+            kwargs[name] = nested[name].from_dict(value) if isinstance(value, dict) else _as_tuple(value)
         return cls(**kwargs)
 
 

@@ -206,7 +206,7 @@ def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind) -> Inferenc
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     if not Path(path).is_file():
-        raise CheckpointError(f"{path} is missing; assemble the model again")
+        raise CheckpointError(f"{path} is missing; assemble or export the model again")
     try:
         return InferenceSession(str(path), session_options(plan, kind=kind), providers=[plan.provider])
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile,

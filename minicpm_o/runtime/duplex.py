@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError, OptionError
+from ..errors import ContextFullError, InputError, OptionError
 from ..inputs.mel import StreamingMel, check_sound
 from ..rates import AUDIO_RATE_HZ
 from .decide import DecideConfig, DuplexTokens, decide
@@ -140,24 +140,36 @@ def feed_unit(stream: Stream, engine: DuplexEngine, tokens: DuplexTokens, *, pic
     """Open a unit and feed what came in: pictures (pieces, Q, D) each, sound (T, D), words.
 
     The decision is made from the last position of the sound, else of the pictures, else of the words.
-    Raises InputError when nothing came.
+    Raises InputError when nothing came, ContextFullError, with the stream as it was, when it does not fit.
     """
     if not len(pictures) and sound is None and not len(text_ids):
         raise InputError("the unit is empty; give it a second of sound, a picture or words")
     if stream.pending is not None:
         raise OptionError("a unit is open already; decide what to say (`speak_unit`) before the next one is fed")
     stream.unit_start = stream.cache.length
+    try:
+        stream.pending = _read_unit(stream, engine, tokens, pictures, sound, text_ids)
+    except ContextFullError:
+        stream.cache.truncate(stream.unit_start)  # no half of a unit that the window does not know
+        raise
     stream.units_started += 1
+
+
+def _read_unit(stream: Stream, engine: DuplexEngine, tokens: DuplexTokens, pictures: Sequence[np.ndarray],
+               sound: np.ndarray | None, text_ids: Sequence[int]) -> Step | None:
+    """Feed it; returns the step that decides."""
+    pending: Step | None = None
     engine.prefill(engine.embed([tokens.unit_start]), stream.cache)
     if len(pictures):
         laid = np.concatenate([_picture(piece, place, engine, tokens) for pieces in pictures
                                for place, piece in enumerate(pieces)])
-        stream.pending = engine.prefill(laid, stream.cache)
+        pending = engine.prefill(laid, stream.cache)
     if sound is not None:
-        stream.pending = engine.prefill(sound, stream.cache)
+        pending = engine.prefill(sound, stream.cache)
     if len(text_ids):
         step = engine.prefill(engine.embed(text_ids), stream.cache)
-        stream.pending = stream.pending or step
+        pending = pending or step
+    return pending
 
 
 def _picture(piece: np.ndarray, place: int, engine: DuplexEngine, tokens: DuplexTokens) -> np.ndarray:

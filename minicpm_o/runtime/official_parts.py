@@ -116,7 +116,7 @@ class OfficialParts(OpenedParts):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any weight of the model does."""
+        """Changes when a file of the model does: by hash of a bundle's, by size and time of a checkpoint's."""
         return self.networks.fingerprint
 
     @property

@@ -120,6 +120,8 @@ class SpeakerVoice:
               ref_audio: Source | None = None, seed: int | None = None) -> Speech:
         """As Voice; a reference clip belongs into the system prompt, not here, and changes nothing."""
         text_ids = self.text.encode(self.tokenizer.decode(ids))
+        if not text_ids:  # an answer of stars alone, which nobody says
+            return Speech(np.zeros(0, np.float32), "", SPEECH_RATE_HZ)
         return Speech(self.voice.whole(text_ids, speaker_hidden, seed=seed), "", SPEECH_RATE_HZ)
 
 

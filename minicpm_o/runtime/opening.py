@@ -115,7 +115,7 @@ def _open_checkpoint(name_or_path: str | os.PathLike[str], options: LoadOptions)
     if options.check_memory and options.device in (None, "cpu"):
         check_memory(checkpoint.config, _request(checkpoint, options))
     return open_checkpoint(checkpoint, plan_device(threads=options.threads), device=options.device,
-                           dtype=options.dtype, attention=options.attention)
+                           dtype=options.dtype, attention=options.attention, check_memory=options.check_memory)
 
 
 def _request(checkpoint: Checkpoint, options: LoadOptions) -> MemoryRequest:

@@ -237,7 +237,8 @@ class TorchNetworks:
             torch.manual_seed(sampling.seed)
         made = self.model.language.generate(
             inputs_embeds=embeds, attention_mask=torch.from_numpy(batch.attention_mask).long().to(table.device),
-            pad_token_id=PAD_ID, eos_token_id=list(ends), max_new_tokens=max_tokens, num_beams=beams.num_beams,
+            pad_token_id=PAD_ID, eos_token_id=list(ends),
+            max_new_tokens=min(max_tokens, self.config.language.context_tokens - batch.ids.shape[1]), num_beams=beams.num_beams,
             **_drawing(sampling))
         return [_ended(row.tolist(), ends, tokenizer) for row in made]
 
@@ -291,11 +292,14 @@ def _ended(ids: list[int], ends: Sequence[int], tokenizer: OfficialTokenizer) ->
 
 
 def open_checkpoint(checkpoint: Checkpoint, plan: DevicePlan, *, device: str | None = None, dtype: str | None = None,
-                    attention: str = "sdpa") -> OfficialParts:
+                    attention: str = "sdpa", check_memory: bool = True) -> OfficialParts:
     """A checkpoint's parts, its weights loaded. device: "auto" or torch's name of one; None is the CPU."""
     torch.set_num_threads(plan.threads)
     kind = stored_dtype(checkpoint) if dtype is None else DTYPES[dtype]
-    model = load_official(checkpoint, dtype=kind, device_map=device, attention=attention)
-    names = repr(sorted(checkpoint.tensors)).encode()
+    model = load_official(checkpoint, dtype=kind, device_map=device, attention=attention,
+                          check=check_memory)
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns)
+                   for path in checkpoint.folder.glob("*.safetensors"))
+    names = repr((sorted(checkpoint.tensors), files)).encode()
     digest = hashlib.sha256(names + (checkpoint.folder / "config.json").read_bytes())
     return OfficialParts(TorchNetworks(model, checkpoint.folder, plan, f"{digest.hexdigest()}-{kind}"))
