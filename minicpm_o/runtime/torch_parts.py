@@ -237,8 +237,8 @@ class TorchNetworks:
             torch.manual_seed(sampling.seed)
         made = self.model.language.generate(
             inputs_embeds=embeds, attention_mask=torch.from_numpy(batch.attention_mask).long().to(table.device),
-            pad_token_id=PAD_ID, eos_token_id=list(ends),
-            max_new_tokens=min(max_tokens, self.config.language.context_tokens - batch.ids.shape[1]), num_beams=beams.num_beams,
+            pad_token_id=PAD_ID, eos_token_id=list(ends), num_beams=beams.num_beams,
+            max_new_tokens=min(max_tokens, self.config.language.context_tokens - batch.ids.shape[1]),
             **_drawing(sampling))
         return [_ended(row.tolist(), ends, tokenizer) for row in made]
 
