@@ -18,7 +18,8 @@ import official_full_size
 import race
 from minicpm_o.checkpoints.random_official import official_config
 from minicpm_o.model.config import TalkerConfig
-from minicpm_o.runtime.talker import generate, seeded_draw
+from minicpm_o.runtime.filters import seeded_draw
+from minicpm_o.runtime.talker import generate
 from random_gguf import language_tensors, write_random_gguf
 
 

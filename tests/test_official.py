@@ -239,6 +239,15 @@ def test_a_text_is_read_aloud(model: MiniCPMO, voice: np.ndarray, tmp_path: Path
         assert (tmp_path / "out.wav").stat().st_size > 1000 and speech.seconds > 0
 
 
+def test_no_words_are_no_sound(model: MiniCPMO, voice: np.ndarray) -> None:
+    parts = model.parts
+    inputs = parts.prepare(speaking(model, voice), options=PromptOptions(use_tts_template=True))
+    cache = parts.engine.new_cache()
+    parts.engine.prefill(parts.engine.embed(inputs.ids), cache)
+    said = parts.say(inputs, [parts.tokenizer.special.tts_bos], cache, ref_audio=voice)
+    assert len(said.waveform) == 0
+
+
 def test_4_5_needs_a_voice(model: MiniCPMO) -> None:
     if model.name.endswith("2.6"):
         pytest.skip("2.6 has a voice of its own")

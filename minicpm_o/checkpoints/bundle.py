@@ -23,6 +23,7 @@ MANIFEST = "bundle.json"
 STAMPS = "stamps.json"
 """Sizes and times of the files when they were last hashed, so that opening a bundle need not hash it again."""
 FORMAT = 1
+OFFICIAL_VERSIONS = ("2.6", "4.5")
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,15 @@ class Bundle:
         }
         write_atomic(self.folder / MANIFEST, [json.dumps(manifest, indent=1).encode()])
         _write_stamps(self)
+
+
+def is_official_bundle(folder: Path) -> bool:
+    """Whether a folder's record says that it is of 2.6 or 4.5; the folder may be damaged otherwise."""
+    try:
+        config = _read_manifest(folder).get("config")
+    except CheckpointError:
+        return False
+    return isinstance(config, dict) and config.get("version") in OFFICIAL_VERSIONS
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:

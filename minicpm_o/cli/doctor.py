@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..checkpoints.bundle import Bundle
+from ..checkpoints.bundle import Bundle, is_official_bundle
 from ..checkpoints.hub import is_checkpoint, kind_of, models, official_name
+from ..checkpoints.official import Checkpoint
 from ..checkpoints.parts import NANO_PARTS, VOICES, Part
 from ..checkpoints.storage import default_home
 from ..errors import CheckpointError, UnknownModelError
@@ -119,6 +120,9 @@ def _model(model: str, bundle: Bundle | None, problem: str) -> Iterator[Check]:
     if _is_official(model):
         yield _checkpoint(model)
         return
+    if is_official_bundle(Path(model).expanduser()):
+        yield Check("model", model, "missing", problem, f"minicpm-o export CHECKPOINT --out {model}")
+        return
     yield Check("model", model, "missing", problem, f"minicpm-o pull {model}")
     for part in NANO_PARTS:
         yield _part(part)
@@ -139,6 +143,10 @@ def _checkpoint(model: str) -> Check:
     if folder is None:
         return Check("model", model, "missing", "not fetched yet; `--memory auto` says whether it would fit",
                      f"minicpm-o pull {model}")
+    try:
+        Checkpoint.open(folder)
+    except CheckpointError as error:
+        return Check("model", model, "missing", str(error), None)
     return Check("model", model, "ok", f"{folder} ({folder_mb(folder):.0f} MB); `minicpm-o export {model}` makes a "
                                        f"bundle of it that needs no torch")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, get_args
 
+from ..checkpoints.bundle import Bundle, is_official_bundle
 from ..checkpoints.hub import VERSIONS
 from ..errors import OptionError
 from ..model.config import OfficialConfig
@@ -22,8 +24,7 @@ def foresee(model: str, memory: str, *, bits: int | None, dtype: str | None, con
     """Print the plan. Raises OptionError for options that mean nothing, UnknownModelError for an unknown model."""
     if bits is not None and dtype is not None:
         raise OptionError("--bits is of a bundle and --dtype of torch; give one of them")
-    plan = memory_plan(model, memory, bits=DEFAULT_BITS if bits is None else bits, dtype=dtype,
-                       context=context)
+    plan = memory_plan(model, memory, bits=bits, dtype=dtype, context=context)
     text = f"{plan.table()}\n{plan.verdict()}"
     if not as_json:
         write(text + "\n")
@@ -32,13 +33,14 @@ def foresee(model: str, memory: str, *, bits: int | None, dtype: str | None, con
                   request=asdict(plan.request), nearest=asdict(plan.nearest) if plan.nearest else None)
 
 
-def memory_plan(model: str, memory: str, *, bits: int | None = DEFAULT_BITS, dtype: str | None = None,
+def memory_plan(model: str, memory: str, *, bits: int | None = None, dtype: str | None = None,
                 context: int | None = None) -> MemoryPlan:
     """The plan of a model by name (its released config), or of the checkpoint or bundle in a folder.
 
-    memory: an amount, or "auto" for what this machine has left; dtype: torch instead of a bundle.
+    memory: an amount, or "auto" for what this machine has left; bits: None takes a bundle's own, else DEFAULT_BITS;
+    dtype: torch instead of a bundle.
     """
-    config, request = _config_of(model), MemoryRequest(bits=bits)
+    config, request = _config_of(model), _exported(model, bits)
     if dtype is not None:
         if dtype not in get_args(Dtype):
             raise OptionError(f"dtype is {dtype!r}; use one of {', '.join(get_args(Dtype))}")
@@ -46,6 +48,18 @@ def memory_plan(model: str, memory: str, *, bits: int | None = DEFAULT_BITS, dty
     tokens = min(CONTEXT_TOKENS, config.language.context_tokens) if context is None else context
     available = available_memory_bytes() if memory == AUTO else parse_memory(memory)
     return plan_memory(config, _asking(request, config, tokens), available)
+
+
+def _exported(model: str, bits: int | None) -> MemoryRequest:
+    """The request for a bundle: one that is here has bits and blocks of its own. Raises OptionError for others."""
+    folder = Path(model).expanduser()
+    if not is_official_bundle(folder):
+        return MemoryRequest(bits=DEFAULT_BITS if bits is None else bits)
+    settings = Bundle.open(folder).settings
+    if bits is not None and bits != settings.get("bits"):
+        raise OptionError(f"--bits is {bits}, but the bundle in {folder} has {settings.get('bits')}; leave it out, or "
+                          f"name the checkpoint")
+    return MemoryRequest(bits=settings.get("bits"), block_size=int(settings.get("block_size", 128)))
 
 
 def _asking(request: MemoryRequest, config: OfficialConfig, context_tokens: int) -> MemoryRequest:

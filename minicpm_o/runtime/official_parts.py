@@ -20,6 +20,7 @@ from ..inputs.official_layout import ClipMedia, OfficialInputs, SlicedImageMedia
 from ..inputs.official_processor import OfficialProcessor, PromptOptions
 from ..inputs.official_tokenizer import OfficialTokenizer
 from ..model.config import OfficialConfig
+from ..rates import SPEECH_RATE_HZ
 from .beam import BeamConfig
 from .device import DevicePlan
 from .events import GenerationEnd
@@ -28,11 +29,11 @@ from .listening import HearingNetwork, encode_clips
 from .navit import VisionNetwork
 from .parts import AnswerDefaults, OpenedParts
 from .sampling import SamplingConfig
+from .speech.speaker import Speech
 
 if TYPE_CHECKING:
     from ..inputs.sources import Source
     from .official_voice import Voice
-    from .speech import Speech
 
 
 class Networks(Protocol):
@@ -204,14 +205,15 @@ class OfficialParts(OpenedParts):
             seed: int | None = None) -> Speech:
         """An answer (ids) that was just given to `inputs` as sound; the cache holds prompt and answer.
 
-        What the language model thought of each word is read once more, all words at once. Raises MessageError when
-        nothing is to be spoken, OptionError when the cache is of another prompt.
+        What the language model thought of each word is read once more, all words at once. No words are no sound.
+        Raises MessageError when the prompt asks for no speech, OptionError when the cache is of another prompt.
         """
         span = speech_span(inputs, ids, self.tokenizer.special)
         every = [*inputs.ids.tolist(), *ids]
-        if span is None or span.length < 1:
-            raise MessageError("there is nothing to speak: the prompt has no <|tts_bos|>; ask for generate_audio, and "
-                               "let the answer have at least one word")
+        if span is None:
+            raise MessageError("there is nothing to speak: the prompt has no <|tts_bos|>; ask for generate_audio")
+        if not span.length:
+            return Speech(np.zeros(0, np.float32), "", SPEECH_RATE_HZ)
         stop = min(span.stop, self.engine.context_tokens)  # the last word of a full window was never read
         start = inputs.speaker_spans[-1].start if inputs.speaker_spans else span.start
         start = min(start, len(inputs.ids))  # beams leave the cache at the prompt's end

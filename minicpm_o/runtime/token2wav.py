@@ -161,7 +161,7 @@ class Token2Wav:
 
     @property
     def _silence(self) -> tuple[int, ...]:
-        return (SILENCE_TOKEN,) * self._lookahead
+        return (min(SILENCE_TOKEN, self.config.vocab_size - 1),) * self._lookahead  # small ones are of tests
 
     def _speak(self, state: Token2WavState, tokens: tuple[int, ...], *,
                is_last: bool) -> tuple[np.ndarray, Token2WavState]:
