@@ -451,9 +451,13 @@ def test_doctor_of_an_official_model(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert run(["doctor", "--model", name]) == 0
     out = capsys.readouterr().out
     assert f"minicpm-o pull {name}" in out and "whisper" not in out, "nano's parts are not its own"
+    write_random_checkpoint(tmp_path / "whole", "4.5")
+    assert run(["doctor", "--model", str(tmp_path / "whole")]) == 0
+    assert "minicpm-o export" in capsys.readouterr().out
     (tmp_path / "config.json").write_text('{"model_type": "minicpmo"}')
     assert run(["doctor", "--model", str(tmp_path)]) == 0
-    assert "minicpm-o export" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "MISSING" in out and "no weights" in out, "a config alone is no checkpoint"
 
 
 def test_doctor_foresees_memory(capsys: pytest.CaptureFixture[str]) -> None:
