@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CheckpointError
 from ..model.config import (
     ChatTTSConfig,
+    Config,
     FlowConfig,
     HiftConfig,
     LanguageConfig,
@@ -35,6 +36,38 @@ VERSIONS = ("2.6", "4.5")
 Fields = Mapping[str, Any]
 _MAY_BE_ZERO = ("audio_bos", "text_eos", "speaker_token", "top_k", "text_reserved_tokens", "temperature")
 """Ids, and settings that 0 switches off; every other number of a config counts or measures something."""
+
+Names = Mapping[str, str]
+"""Field of a part's config -> its name in the file; read and written by the same table."""
+PartT = TypeVar("PartT", bound=Config)
+
+VISION_NAMES: Names = {
+    "width": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
+    "channels": "num_channels", "image_px": "image_size", "patch_px": "patch_size", "norm_eps": "layer_norm_eps"}
+EYE_NAMES: Names = {"batch_pieces": "vision_batch_size"}
+"""Of the eyes, at the top of the file."""
+AUDIO_NAMES: Names = {
+    "mel_bins": "num_mel_bins", "width": "d_model", "layers": "encoder_layers", "heads": "encoder_attention_heads",
+    "ffn": "encoder_ffn_dim", "max_frames": "max_source_positions"}
+SLICE_NAMES: Names = {"max_slices": "max_slice_nums", "scale_px": "scale_resolution", "patch_px": "patch_size"}
+NUMBERING_NAMES: Names = {"use_image_id": "use_image_id"}
+_BODY_NAMES: Names = {
+    "llm_width": "llm_dim", "width": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers",
+    "heads": "num_attention_heads", "max_positions": "max_position_embeddings", "num_text_tokens": "num_text_tokens",
+    "num_audio_tokens": "num_audio_tokens", "audio_bos": "audio_bos_token_id", "text_eos": "text_eos_token_id"}
+TALKER_NAMES: Names = {
+    **_BODY_NAMES, "kv_heads": "num_key_value_heads", "normalize_hidden": "normalize_projected_hidden",
+    "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repetition_penalty", "temperature": "temperature"}
+CHATTTS_NAMES: Names = {
+    **_BODY_NAMES, "num_codebooks": "num_vq", "mel_bins": "num_mel_bins", "speaker_token": "spk_emb_token_id",
+    "text_chunk_tokens": "streaming_text_chunk_size", "text_reserved_tokens": "streaming_text_reserved_len",
+    "audio_chunk_tokens": "streaming_audio_chunk_size"}
+
+
+def _ear_names(is_45: bool) -> Names:
+    """Of the ears, at the top of the file."""
+    return {"pool_step": "audio_pool_step", "chunk_s": "audio_chunk_length",
+            "chunked_placeholders": "stream_input" if is_45 else "chunk_input"}
 
 
 def read_config(folder: Path) -> OfficialConfig:
@@ -143,93 +176,42 @@ def _language(values: Fields, is_45: bool) -> LanguageConfig:
 
 
 def _vision(values: Fields) -> SiglipConfig:
-    vision = values.get("vision_config") or {}
-    default = SiglipConfig()
-    layers = int(vision.get("num_hidden_layers", default.layers))
-    return SiglipConfig(
-        width=int(vision.get("hidden_size", default.width)),
-        ffn=int(vision.get("intermediate_size", default.ffn)),
-        layers=layers - bool(values.get("drop_vision_last_layer", False)),
-        heads=int(vision.get("num_attention_heads", default.heads)),
-        channels=int(vision.get("num_channels", default.channels)),
-        image_px=int(vision.get("image_size", default.image_px)),
-        patch_px=int(vision.get("patch_size", default.patch_px)),
-        norm_eps=float(vision.get("layer_norm_eps", default.norm_eps)),
-        batch_pieces=int(values.get("vision_batch_size", default.batch_pieces)),
-    )
+    vision = _read(SiglipConfig(), values.get("vision_config") or {}, VISION_NAMES)
+    return replace(_read(vision, values, EYE_NAMES),
+                   layers=vision.layers - bool(values.get("drop_vision_last_layer", False)))
 
 
 def _hearing(values: Fields, is_45: bool) -> WhisperEncoderConfig:
-    audio = values.get("audio_config") or {}
-    default = WhisperEncoderConfig()
-    return WhisperEncoderConfig(
-        mel_bins=int(audio.get("num_mel_bins", default.mel_bins)),
-        width=int(audio.get("d_model", default.width)),
-        heads=int(audio.get("encoder_attention_heads", default.heads)),
-        layers=int(audio.get("encoder_layers", default.layers)),
-        ffn=int(audio.get("encoder_ffn_dim", default.ffn)),
-        max_frames=int(audio.get("max_source_positions", default.max_frames)),
-        pool_step=int(values.get("audio_pool_step", 5 if is_45 else 2)),
-        chunk_s=float(values.get("audio_chunk_length", default.chunk_s)),
-        chunked_placeholders=bool(values.get("stream_input", False) if is_45 else values.get("chunk_input", True)),
-    )
+    default = WhisperEncoderConfig(pool_step=5 if is_45 else 2, chunked_placeholders=not is_45)
+    return _read(_read(default, values.get("audio_config") or {}, AUDIO_NAMES), values, _ear_names(is_45))
 
 
 def _slicing(values: Fields) -> SlicingConfig:
     """The still pictures' limit of nine slices is the processor's, whatever the class default of 1 says."""
-    slicing = values.get("slice_config") or {}
-    default = SlicingConfig()
-    return SlicingConfig(
-        max_slices=int(slicing.get("max_slice_nums", default.max_slices)),
-        scale_px=int(slicing.get("scale_resolution", default.scale_px)),
-        patch_px=int(slicing.get("patch_size", default.patch_px)),
-        use_image_id=bool(values.get("use_image_id", default.use_image_id)),
-    )
+    return _read(_read(SlicingConfig(), values.get("slice_config") or {}, SLICE_NAMES), values, NUMBERING_NAMES)
 
 
 def _talker(speech: Fields, width: int) -> TalkerConfig:
-    default = TalkerConfig()
-    heads = int(speech.get("num_attention_heads", default.heads))
-    return TalkerConfig(
-        llm_width=int(speech.get("llm_dim", width)),
-        width=int(speech.get("hidden_size", default.width)),
-        ffn=int(speech.get("intermediate_size", default.ffn)),
-        layers=int(speech.get("num_hidden_layers", default.layers)),
-        heads=heads,
-        kv_heads=int(speech.get("num_key_value_heads", heads)),
-        max_positions=int(speech.get("max_position_embeddings", default.max_positions)),
-        num_audio_tokens=int(speech.get("num_audio_tokens", default.num_audio_tokens)),
-        num_text_tokens=int(speech.get("num_text_tokens", default.num_text_tokens)),
-        audio_bos=int(speech.get("audio_bos_token_id", default.audio_bos)),
-        text_eos=int(speech.get("text_eos_token_id", default.text_eos)),
-        normalize_hidden=bool(speech.get("normalize_projected_hidden", default.normalize_hidden)),
-        top_p=float(speech.get("top_p", default.top_p)),
-        top_k=int(speech.get("top_k", default.top_k)),
-        repetition_penalty=float(speech.get("repetition_penalty", default.repetition_penalty)),
-        temperature=float(speech.get("temperature", default.temperature)),
-    )
+    talker = _read(TalkerConfig(llm_width=width), speech, TALKER_NAMES)
+    return talker if "num_key_value_heads" in speech else replace(talker, kv_heads=talker.heads)
 
 
 def _chattts(speech: Fields, width: int) -> ChatTTSConfig:
-    default = ChatTTSConfig()
-    return ChatTTSConfig(
-        llm_width=int(speech.get("llm_dim", width)),
-        width=int(speech.get("hidden_size", default.width)),
-        ffn=int(speech.get("intermediate_size", default.ffn)),
-        layers=int(speech.get("num_hidden_layers", default.layers)),
-        heads=int(speech.get("num_attention_heads", default.heads)),
-        max_positions=int(speech.get("max_position_embeddings", default.max_positions)),
-        num_text_tokens=int(speech.get("num_text_tokens", default.num_text_tokens)),
-        num_audio_tokens=int(speech.get("num_audio_tokens", default.num_audio_tokens)),
-        num_codebooks=int(speech.get("num_vq", default.num_codebooks)),
-        mel_bins=int(speech.get("num_mel_bins", default.mel_bins)),
-        speaker_token=int(speech.get("spk_emb_token_id", default.speaker_token)),
-        audio_bos=int(speech.get("audio_bos_token_id", default.audio_bos)),
-        text_eos=int(speech.get("text_eos_token_id", default.text_eos)),
-        text_chunk_tokens=int(speech.get("streaming_text_chunk_size", default.text_chunk_tokens)),
-        text_reserved_tokens=int(speech.get("streaming_text_reserved_len", default.text_reserved_tokens)),
-        audio_chunk_tokens=int(speech.get("streaming_audio_chunk_size", default.audio_chunk_tokens)),
-    )
+    return _read(ChatTTSConfig(llm_width=width), speech, CHATTTS_NAMES)
+
+
+def _read(default: PartT, values: Fields, names: Names) -> PartT:
+    """The default with the numbers that the file has, each of the kind that it stands for. Raises TypeError where the
+    file has no table of them."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{values!r} stands where a table is expected")
+    found = {ours: type(getattr(default, ours))(values[theirs]) for ours, theirs in names.items() if theirs in values}
+    return replace(default, **found)
+
+
+def _written(part: Config, names: Names) -> dict[str, Any]:
+    """The numbers of a part by the file's names."""
+    return {theirs: getattr(part, ours) for ours, theirs in names.items()}
 
 
 def official_values(config: OfficialConfig) -> dict[str, Any]:
@@ -243,21 +225,16 @@ def official_values(config: OfficialConfig) -> dict[str, Any]:
         "rope_theta": language.rope_theta, "max_position_embeddings": language.context_tokens,
         "tie_word_embeddings": language.tied_head, "bos_token_id": 151643, "eos_token_id": 151645,
         "torch_dtype": "bfloat16", "image_size": 448, "drop_vision_last_layer": False, "batch_vision_input": True,
-        "slice_mode": True, "use_image_id": config.slicing.use_image_id, "slice_config": _slicing_values(config),
+        "slice_mode": True, **_written(config.slicing, NUMBERING_NAMES),
+        "slice_config": {**_written(config.slicing, SLICE_NAMES), "model_type": "minicpmv"},
         "init_vision": config.vision is not None, "init_audio": config.hearing is not None,
         "init_tts": config.talker is not None or config.chattts is not None,
     }
     values |= {"head_dim": language.head_width, "attention_bias": False} if is_45 else {}
     values |= _vision_values(config) | _hearing_values(config, is_45)
-    if config.talker or config.chattts:
-        values["tts_config"] = _talker_values(config.talker) if config.talker else _chattts_values(config.chattts)
+    if speech := _speech_values(config):
+        values["tts_config"] = speech
     return values
-
-
-def _slicing_values(config: OfficialConfig) -> dict[str, Any]:
-    slicing = config.slicing
-    return {"max_slice_nums": slicing.max_slices, "scale_resolution": slicing.scale_px,
-            "patch_size": slicing.patch_px, "model_type": "minicpmv"}
 
 
 def _vision_values(config: OfficialConfig) -> dict[str, Any]:
@@ -265,13 +242,9 @@ def _vision_values(config: OfficialConfig) -> dict[str, Any]:
     if vision is None or resampler is None:
         return {}
     return {
-        "query_num": resampler.queries, "patch_size": vision.patch_px, "vision_batch_size": vision.batch_pieces,
-        "vision_config": {
-            "model_type": "siglip_vision_model", "hidden_size": vision.width, "intermediate_size": vision.ffn,
-            "num_hidden_layers": vision.layers, "num_attention_heads": vision.heads, "num_channels": vision.channels,
-            "image_size": vision.image_px, "patch_size": vision.patch_px, "layer_norm_eps": vision.norm_eps,
-            "hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0,
-        },
+        "query_num": resampler.queries, "patch_size": vision.patch_px, **_written(vision, EYE_NAMES),
+        "vision_config": {**_written(vision, VISION_NAMES), "model_type": "siglip_vision_model",
+                          "hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0},
     }
 
 
@@ -280,42 +253,19 @@ def _hearing_values(config: OfficialConfig, is_45: bool) -> dict[str, Any]:
     if hearing is None:
         return {}
     return {
-        "audio_pool_step": hearing.pool_step, "audio_chunk_length": hearing.chunk_s,
-        "stream_input" if is_45 else "chunk_input": hearing.chunked_placeholders,
-        "audio_config": {
-            "model_type": "whisper", "num_mel_bins": hearing.mel_bins, "d_model": hearing.width,
-            "encoder_layers": hearing.layers, "encoder_attention_heads": hearing.heads, "encoder_ffn_dim": hearing.ffn,
-            "max_source_positions": hearing.max_frames, "activation_function": "gelu", "scale_embedding": False,
-        },
+        **_written(hearing, _ear_names(is_45)),
+        "audio_config": {**_written(hearing, AUDIO_NAMES), "model_type": "whisper", "activation_function": "gelu",
+                         "scale_embedding": False},
     }
 
 
-def _talker_values(talker: TalkerConfig) -> dict[str, Any]:
-    return {
-        "model_type": "minicpmtts", "llm_dim": talker.llm_width, "hidden_size": talker.width,
-        "intermediate_size": talker.ffn, "num_hidden_layers": talker.layers, "num_attention_heads": talker.heads,
-        "num_key_value_heads": talker.kv_heads, "max_position_embeddings": talker.max_positions,
-        "num_audio_tokens": talker.num_audio_tokens, "num_text_tokens": talker.num_text_tokens, "num_vq": 1,
-        "audio_bos_token_id": talker.audio_bos, "text_eos_token_id": talker.text_eos,
-        "condition_type": "hidden_text_merge", "projector_type": "mlp", "attention_type": "full_attention",
-        "normalize_projected_hidden": talker.normalize_hidden, "backbone_model": "llama",
-        "audio_tokenizer_type": "s3tokenizer", "audio_tokenizer_sample_rate": 16000, "interleaved": False,
-        "top_p": talker.top_p, "top_k": talker.top_k, "repetition_penalty": talker.repetition_penalty,
-        "temperature": talker.temperature,
-    }
-
-
-def _chattts_values(voice: ChatTTSConfig | None) -> dict[str, Any]:
-    if voice is None:
-        return {}
-    return {
-        "model_type": "conditional_chattts", "llm_dim": voice.llm_width, "hidden_size": voice.width,
-        "intermediate_size": voice.ffn, "num_hidden_layers": voice.layers, "num_attention_heads": voice.heads,
-        "max_position_embeddings": voice.max_positions, "num_text_tokens": voice.num_text_tokens,
-        "num_audio_tokens": voice.num_audio_tokens, "num_vq": voice.num_codebooks, "num_mel_bins": voice.mel_bins,
-        "spk_emb_token_id": voice.speaker_token, "audio_bos_token_id": voice.audio_bos,
-        "text_eos_token_id": voice.text_eos, "use_speaker_embedding": True, "num_spk_embs": 1,
-        "streaming_text_chunk_size": voice.text_chunk_tokens,
-        "streaming_text_reserved_len": voice.text_reserved_tokens,
-        "streaming_audio_chunk_size": voice.audio_chunk_tokens, "streaming": True, "use_mlp": True,
-    }
+def _speech_values(config: OfficialConfig) -> dict[str, Any]:
+    if config.talker:
+        return {**_written(config.talker, TALKER_NAMES), "model_type": "minicpmtts", "num_vq": 1,
+                "condition_type": "hidden_text_merge", "projector_type": "mlp", "attention_type": "full_attention",
+                "backbone_model": "llama", "audio_tokenizer_type": "s3tokenizer",
+                "audio_tokenizer_sample_rate": 16000, "interleaved": False}
+    if config.chattts:
+        return {**_written(config.chattts, CHATTTS_NAMES), "model_type": "conditional_chattts",
+                "use_speaker_embedding": True, "num_spk_embs": 1, "streaming": True, "use_mlp": True}
+    return {}
