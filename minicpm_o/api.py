@@ -297,7 +297,7 @@ class MiniCPMO:
         """
         given = {"temperature": temperature, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}
         sampling, beams, limit = self._choices(given, seed, num_beams, max_tokens, stream=False)
-        answer = None if isinstance(self.parts, Parts) else self.parts.answer_many
+        answer = self.parts.answer_many
         if answer is None:
             return [self.chat(messages, max_tokens=limit, temperature=temperature, seed=seed, num_beams=num_beams,
                               options=options) for messages in conversations]

@@ -11,7 +11,8 @@ from ..checkpoints.hub import VERSIONS
 from ..errors import OptionError
 from ..model.config import OfficialConfig
 from ..runtime.device import available_memory_bytes
-from ..runtime.memory import CONTEXT_TOKENS, Dtype, MemoryPlan, MemoryRequest, parse_memory, plan_memory
+from ..runtime.memory import CONTEXT_TOKENS, Dtype, MemoryPlan, MemoryRequest, for_parts, parse_memory, plan_memory
+from ..runtime.opening import exported_request
 from .loading import official_config
 from .output import report, write
 
@@ -47,7 +48,7 @@ def memory_plan(model: str, memory: str, *, bits: int | None = None, dtype: str 
         request = MemoryRequest(backend="torch", dtype=dtype)  # type: ignore[arg-type]  # one of them, as just seen
     tokens = min(CONTEXT_TOKENS, config.language.context_tokens) if context is None else context
     available = available_memory_bytes() if memory == AUTO else parse_memory(memory)
-    return plan_memory(config, _asking(request, config, tokens), available)
+    return plan_memory(config, for_parts(request, config, tokens), available)
 
 
 def _exported(model: str, bits: int | None) -> MemoryRequest:
@@ -55,19 +56,11 @@ def _exported(model: str, bits: int | None) -> MemoryRequest:
     folder = Path(model).expanduser()
     if not is_official_bundle(folder):
         return MemoryRequest(bits=DEFAULT_BITS if bits is None else bits)
-    settings = Bundle.open(folder).settings
-    if bits is not None and bits != settings.get("bits"):
-        raise OptionError(f"--bits is {bits}, but the bundle in {folder} has {settings.get('bits')}; leave it out, or "
-                          f"name the checkpoint")
-    return MemoryRequest(bits=settings.get("bits"), block_size=int(settings.get("block_size", 128)))
-
-
-def _asking(request: MemoryRequest, config: OfficialConfig, context_tokens: int) -> MemoryRequest:
-    """The request for the parts that the model has."""
-    values = asdict(request) | {"context_tokens": context_tokens, "vision": config.vision is not None,
-                                "hearing": config.hearing is not None,
-                                "speech": bool(config.talker or config.chattts)}
-    return MemoryRequest(**values)
+    request = exported_request(Bundle.open(folder))
+    if bits not in (None, request.bits):
+        raise OptionError(f"--bits is {bits}, but the bundle in {folder} has {request.bits}; leave it out, or name the "
+                          f"checkpoint")
+    return request
 
 
 def _config_of(model: str) -> OfficialConfig:

@@ -6,6 +6,7 @@ each for the keys and the values of a layer; only the first `length` tokens of i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,54 @@ def cache_bytes(config: LanguageConfig, capacity: int) -> int:
     return 2 * config.layers * config.kv_heads * capacity * config.head_width * BYTES_PER_NUMBER
 
 
+class BaseCache(ABC):
+    """What any memory of the tokens already read refuses, and does in terms of the rest."""
+
+    length: int
+    """Tokens held."""
+    limit: int
+    """Most tokens that it may grow to: the context window."""
+
+    @abstractmethod
+    def truncate(self, length: int) -> None: ...
+
+    @abstractmethod
+    def cut(self, start: int, stop: int) -> Any: ...
+
+    @abstractmethod
+    def paste(self, piece: Any, rope_theta: float) -> None: ...
+
+    def remove(self, start: int, length: int, rope_theta: float) -> None:
+        """Forget tokens in the middle; those after them move up."""
+        tail = self.cut(start + length, self.length)
+        self.truncate(start)
+        self.paste(tail, rope_theta)
+
+    def check_truncate(self, length: int) -> None:
+        """Raises OptionError for a length that cannot be cut back to."""
+        if not 0 <= length <= self.length:
+            raise OptionError(f"cannot cut the cache back to {length} tokens; it holds {self.length}")
+
+    def check_cut(self, start: int, stop: int) -> None:
+        """Raises OptionError for tokens that are not held."""
+        if not 0 <= start <= stop <= self.length:
+            raise OptionError(f"cannot copy tokens {start} to {stop} of a cache that holds {self.length}")
+
+    def check_common(self, other: BaseCache, start: int) -> None:
+        """Raises OptionError when either holds less than the common tokens."""
+        if self.length < start or other.length < start:
+            raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
+                              f"{other.length}")
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ContextFullError when so many more tokens will never fit."""
+        if self.length + num_tokens > self.limit:
+            raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
+                                   f"{self.limit} are taken; shorten the conversation or the media")
+
+
 @dataclass(eq=False)
-class KVCache:
+class KVCache(BaseCache):
     """A conversation's memory: a value that is passed in, grows, and can be cut back or copied."""
 
     arrays: list[np.ndarray]
@@ -55,8 +102,7 @@ class KVCache:
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on; exact, as a position's keys depend on earlier ones alone."""
-        if not 0 <= length <= self.length:
-            raise OptionError(f"cannot cut the cache back to {length} tokens; it holds {self.length}")
+        self.check_truncate(length)
         self.length = length
 
     def copy(self) -> KVCache:
@@ -68,9 +114,7 @@ class KVCache:
     def take_tail(self, other: KVCache, start: int) -> None:
         """Become equal to another cache that holds the same tokens before `start`; only what follows is copied."""
         self.truncate(min(start, self.length))
-        if self.length < start or other.length < start:
-            raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
-                              f"{other.length}")
+        self.check_common(other, start)
         self.make_room(other.length - start)
         for mine, theirs in zip(self.arrays, other.arrays, strict=True):
             mine[:, :, start : other.length] = theirs[:, :, start : other.length]
@@ -78,8 +122,7 @@ class KVCache:
 
     def cut(self, start: int, stop: int) -> CacheSlice:
         """A copy of the tokens from position start up to stop; see `paste`."""
-        if not 0 <= start <= stop <= self.length:
-            raise OptionError(f"cannot copy tokens {start} to {stop} of a cache that holds {self.length}")
+        self.check_cut(start, stop)
         return CacheSlice([array[:, :, start:stop].copy() for array in self.arrays], start)
 
     def paste(self, piece: CacheSlice, rope_theta: float) -> None:
@@ -94,12 +137,6 @@ class KVCache:
             part = piece.arrays[index]
             array[:, :, self.length : stop] = turn_keys(part, turn, rope_theta) if index % 2 == 0 else part
         self.length = stop
-
-    def remove(self, start: int, length: int, rope_theta: float) -> None:
-        """Forget tokens in the middle; those after them move up."""
-        tail = self.cut(start + length, self.length)
-        self.truncate(start)
-        self.paste(tail, rope_theta)
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` tokens, at most the limit; layer by layer, so that little is held twice.
@@ -118,10 +155,8 @@ class KVCache:
 
     def make_room(self, num_tokens: int) -> None:
         """Grow, by doubling, until `num_tokens` more fit. Raises ContextFullError when they never will."""
+        self.check_room(num_tokens)
         needed = self.length + num_tokens
-        if needed > self.limit:
-            raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
-                                   f"{self.limit} are taken; shorten the conversation or the media")
         if needed > self.capacity:
             self.grow(min(self.limit, max(needed, 2 * self.capacity)))
 
@@ -138,13 +173,18 @@ class CacheSlice:
         return int(self.arrays[0].shape[2])
 
 
+def turning(turn: int, half: int, rope_theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine (half,) float32 that move rotary positions by `turn`; angles in double precision."""
+    angles = turn * rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
 def turn_keys(keys: np.ndarray, turn: int, rope_theta: float) -> np.ndarray:
     """Keys (..., K) whose rotary positions (arXiv:2104.09864, half by half) move by `turn`; below 0 to the front."""
     if turn == 0:
         return keys
     half = keys.shape[-1] // 2
-    angles = turn * rope_theta ** (-np.arange(half, dtype=np.float64) / half)
-    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cosine, sine = turning(turn, half, rope_theta)
     first, second = keys[..., :half], keys[..., half:]
     return np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 

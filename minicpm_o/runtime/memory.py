@@ -165,6 +165,12 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f}"
 
 
+def for_parts(request: MemoryRequest, config: OfficialConfig, context_tokens: int) -> MemoryRequest:
+    """The request for the parts that the model has, and a conversation of that length."""
+    return replace(request, context_tokens=context_tokens, vision=config.vision is not None,
+                   hearing=config.hearing is not None, speech=bool(config.talker or config.chattts))
+
+
 def without_parts(config: OfficialConfig, request: MemoryRequest) -> OfficialConfig:
     """The config with the parts set to None that the request leaves out."""
     if not request.vision:

@@ -8,6 +8,7 @@ picture's piece, A tokens of a sound.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -180,10 +181,11 @@ class OfficialParts(OpenedParts):
 
         The sounds of a prompt are heard as the official code hears a batch; see `encode_clips`.
         """
-        heard = iter([tokens for item in media if isinstance(item, ClipMedia)
-                      for tokens in encode_clips(self.hearing, item.log_mels, longest=item.longest)])
-        return [self._look(item) if isinstance(item, SlicedImageMedia) else
-                np.concatenate([next(heard) for _ in item.log_mels])[: item.num_tokens] for item in media]
+        return [self._look(item) if isinstance(item, SlicedImageMedia) else self._hear(item) for item in media]
+
+    def _hear(self, sounds: ClipMedia) -> np.ndarray:
+        heard = encode_clips(self.hearing, sounds.log_mels, longest=sounds.longest)
+        return np.concatenate(heard)[: sounds.num_tokens]
 
     def _look(self, picture: SlicedImageMedia) -> np.ndarray:
         tokens = self.vision.encode(picture.pieces, picture.grid_sizes)  # (n, Q, D)
@@ -192,8 +194,8 @@ class OfficialParts(OpenedParts):
     @property
     def answer_many(self) -> AnswerMany | None:
         """Answers several prompts side by side; None where they are answered one after the other."""
-        batch: AnswerMany | None = getattr(self.networks, "answer_many", None)
-        return batch
+        batch = getattr(self.networks, "answer_many", None)
+        return None if batch is None else partial(batch, tokenizer=self.tokenizer, eos_ids=self.eos_ids)
 
     # Speaking
 

@@ -29,7 +29,7 @@ from .filters import seeded_draw
 from .flow import MAX_WHOLE_TOKENS, FlowPrompt, make_noise
 from .speech.speaker import Speech
 from .talker import TalkerNetwork, conditions, generate
-from .token2wav import FlowMel, MelMaker, Token2Wav, VocoderNetwork
+from .token2wav import FlowMel, Token2Wav
 from .voice_cloning import VoiceCloner
 
 NOISE_SEED = 0
@@ -125,13 +125,6 @@ class SpeakerVoice:
         return Speech(self.voice.whole(text_ids, speaker_hidden, seed=seed), "", SPEECH_RATE_HZ)
 
 
-def make_token2wav(flow: MelMaker, vocoder: VocoderNetwork, config: OfficialConfig) -> Token2Wav:
-    """Flow and vocoder as one. Raises CheckpointError when the config has no flow."""
-    if config.flow is None:
-        raise CheckpointError(f"{config.name} was loaded without its speech; load or export it with speech")
-    return Token2Wav(flow, vocoder, config.flow)
-
-
 def bundle_voice(bundle: Bundle, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
     """The voice of an exported bundle. Raises CheckpointError when it was exported without one."""
     config = bundle.config
@@ -151,7 +144,7 @@ def _talker_voice(folder: Path, config: OfficialConfig, plan: DevicePlan) -> Voi
         raise CheckpointError(f"the bundle in {folder} has a talker but no flow or vocoder; export it again from a "
                               f"checkpoint with its assets")
     mel = FlowMel(FlowSession.from_folder(folder, flow, plan), make_noise(flow, NOISE_SEED))
-    token2wav = make_token2wav(mel, Vocoder(HiftSession(folder, plan), hift), config)
+    token2wav = Token2Wav(mel, Vocoder(HiftSession(folder, plan), hift), flow)
     return TalkerVoice(TalkerSession.from_folder(folder, talker, plan), token2wav,
                        lambda: VoiceCloner.from_folder(folder, plan))
 

@@ -15,7 +15,7 @@ from ..checkpoints.hub import kind_of, resolve, snapshot
 from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..model.config import OfficialConfig
 from .device import plan_device
-from .memory import CONTEXT_TOKENS, DTYPE_BYTES, MemoryRequest, check_memory
+from .memory import CONTEXT_TOKENS, DTYPE_BYTES, MemoryRequest, check_memory, for_parts
 from .official_parts import BundleNetworks, OfficialParts
 from .parts import Parts
 
@@ -89,16 +89,18 @@ def _open_exported(bundle: Bundle, options: LoadOptions) -> OfficialParts:
     assert isinstance(config, OfficialConfig)
     plan = plan_device(threads=options.threads)
     if options.check_memory:
-        bits, block_size = bundle.settings.get("bits"), bundle.settings.get("block_size", 32)
-        if type(block_size) is not int or block_size < 1:
-            raise CheckpointError(f"the manifest of {bundle.folder} is damaged: block_size is {block_size!r}; "
-                                  f"{bundle.mending}")
-        check_memory(config, MemoryRequest(
-            bits=bits, block_size=block_size,
-            context_tokens=_context(config, options), vision=config.vision is not None,
-            hearing=config.hearing is not None, speech=bool(config.talker or config.chattts)))
+        check_memory(config, for_parts(exported_request(bundle), config, _context(config, options)))
     bundle.require_whole()
     return OfficialParts(BundleNetworks(bundle, plan))
+
+
+def exported_request(bundle: Bundle) -> MemoryRequest:
+    """The numbers that a bundle was exported in. Raises CheckpointError when its record of them is damaged."""
+    bits, block_size = bundle.settings.get("bits"), bundle.settings.get("block_size", 32)
+    if type(block_size) is not int or block_size < 1:
+        raise CheckpointError(f"the manifest of {bundle.folder} is damaged: block_size is {block_size!r}; "
+                              f"{bundle.mending}")
+    return MemoryRequest(bits=bits, block_size=block_size)
 
 
 def _open_checkpoint(name_or_path: str | os.PathLike[str], options: LoadOptions) -> OfficialParts:
@@ -123,10 +125,8 @@ def _request(checkpoint: Checkpoint, options: LoadOptions) -> MemoryRequest:
     from ..checkpoints.torch_loader import stored_dtype
 
     dtype = options.dtype or str(stored_dtype(checkpoint)).removeprefix("torch.")
-    config = checkpoint.config
-    return MemoryRequest(backend="torch", bits=None, dtype=dtype,  # type: ignore[arg-type]  # checked when loading
-                         context_tokens=_context(config, options), vision=options.vision, hearing=options.hearing,
-                         speech=options.speech)
+    request = MemoryRequest(backend="torch", bits=None, dtype=dtype)  # type: ignore[arg-type]  # one of them, as checked
+    return for_parts(request, checkpoint.config, _context(checkpoint.config, options))
 
 
 def _context(config: OfficialConfig, options: LoadOptions) -> int:

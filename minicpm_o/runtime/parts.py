@@ -69,6 +69,8 @@ class Parts(OpenedParts):
 
     has_recogniser = True
     """Sounds are written down beside what is heard of them."""
+    answer_many = None
+    """Several prompts are answered one after the other."""
 
     def __init__(self, bundle: Bundle, plan: DevicePlan) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ..model.encoders.sight import TorchVision
 from ..model.encoders.whisper import TorchHearing
 from ..model.omni import OmniModel, RawMedia, Sounds
 from .beam import BeamConfig
+from .cache import BaseCache, turning
 from .device import DevicePlan
 from .engine import BaseEngine, Step
 from .events import GenerationEnd
@@ -39,8 +40,6 @@ from .sampling import SamplingConfig
 if TYPE_CHECKING:
     from .official_voice import Voice
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def out_of_memory(error: torch.cuda.OutOfMemoryError, doing: str) -> ContextFullError:
     """The sentence for a GPU that has no room left in the middle of an answer."""
@@ -49,30 +48,24 @@ def out_of_memory(error: torch.cuda.OutOfMemoryError, doing: str) -> ContextFull
 
 
 @dataclass(eq=False)
-class TorchCache:
+class TorchCache(BaseCache):
     """Keys and values of the tokens already read, on the model's device; the interface is that of `cache.KVCache`."""
 
     cache: Any
     """transformers' DynamicCache."""
     limit: int
     """Most tokens that it may grow to: the context window."""
-    bindings: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @property
     def length(self) -> int:
         return int(self.cache.get_seq_length())
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for layer in self._layers() for tensor in (layer.keys, layer.values))
 
     def _layers(self) -> list[Any]:
         return [layer for layer in self.cache.layers if getattr(layer, "keys", None) is not None]
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
-        if not 0 <= length <= self.length:
-            raise OptionError(f"cannot cut the cache back to {length} tokens; it holds {self.length}")
+        self.check_truncate(length)
         for layer in self._layers():
             layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
 
@@ -82,15 +75,12 @@ class TorchCache:
 
     def take_tail(self, other: TorchCache, start: int) -> None:
         """Become equal to another cache that holds the same tokens before `start`."""
-        if self.length < start or other.length < start:
-            raise OptionError(f"both caches must hold the {start} common tokens; they hold {self.length} and "
-                              f"{other.length}")
+        self.check_common(other, start)
         self.cache = _twin(other.cache)
 
     def cut(self, start: int, stop: int) -> TorchSlice:
         """A copy of the tokens from position start up to stop; see `paste`."""
-        if not 0 <= start <= stop <= self.length:
-            raise OptionError(f"cannot copy tokens {start} to {stop} of a cache that holds {self.length}")
+        self.check_cut(start, stop)
         return TorchSlice([(layer.keys[:, :, start:stop].clone(), layer.values[:, :, start:stop].clone())
                            for layer in self._layers()], start)
 
@@ -102,17 +92,9 @@ class TorchCache:
             layer.keys = torch.cat([layer.keys, turn_keys(keys, turn, rope_theta)], dim=2)
             layer.values = torch.cat([layer.values, values], dim=2)
 
-    def remove(self, start: int, length: int, rope_theta: float) -> None:
-        """Forget tokens in the middle; those after them move up."""
-        tail = self.cut(start + length, self.length)
-        self.truncate(start)
-        self.paste(tail, rope_theta)
-
     def make_room(self, num_tokens: int) -> None:
         """Raises ContextFullError when `num_tokens` more do not fit the context window."""
-        if self.length + num_tokens > self.limit:
-            raise ContextFullError(f"{num_tokens} more tokens do not fit: {self.length} of the context window's "
-                                   f"{self.limit} are taken; shorten the conversation or the media")
+        self.check_room(num_tokens)
 
 
 def _twin(cache: Any) -> Any:
@@ -139,8 +121,7 @@ def turn_keys(keys: Tensor, turn: int, rope_theta: float) -> Tensor:
     if turn == 0:
         return keys
     half = keys.shape[-1] // 2
-    angles = turn * rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    cosine, sine = (wave.to(keys.device, torch.float32) for wave in (angles.cos(), angles.sin()))
+    cosine, sine = (torch.from_numpy(wave).to(keys.device) for wave in turning(turn, half, rope_theta))
     first, second = keys[..., :half].float(), keys[..., half:].float()
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(keys.dtype)
 
@@ -220,14 +201,11 @@ class TorchNetworks:
 
     @torch.inference_mode()
     def answer_many(self, prompts: Sequence[OfficialInputs], sampling: SamplingConfig, beams: BeamConfig,
-                    max_tokens: int) -> list[GenerationEnd]:
+                    max_tokens: int, *, tokenizer: OfficialTokenizer, eos_ids: Sequence[int]) -> list[GenerationEnd]:
         """Prompts padded on the left, answered by transformers' `generate`; each may have other media than the rest.
 
         Media are encoded prompt by prompt, so that no prompt's sounds are padded to another's.
         """
-        tokenizer = OfficialTokenizer.from_folder(self.folder)
-        special = tokenizer.special
-        ends = (special.im_end, special.endoftext, special.tts_eos)
         batch = batch_inputs(prompts)
         table = self.model.language.get_input_embeddings().weight
         ids = torch.from_numpy(batch.ids).to(table.device)
@@ -237,10 +215,10 @@ class TorchNetworks:
             torch.manual_seed(sampling.seed)
         made = self.model.language.generate(
             inputs_embeds=embeds, attention_mask=torch.from_numpy(batch.attention_mask).long().to(table.device),
-            pad_token_id=PAD_ID, eos_token_id=list(ends), num_beams=beams.num_beams,
+            pad_token_id=PAD_ID, eos_token_id=list(eos_ids), num_beams=beams.num_beams,
             max_new_tokens=min(max_tokens, self.config.language.context_tokens - batch.ids.shape[1]),
             **_drawing(sampling))
-        return [_ended(row.tolist(), ends, tokenizer) for row in made]
+        return [_ended(row.tolist(), eos_ids, tokenizer) for row in made]
 
     def open_voice(self, tokenizer: OfficialTokenizer) -> Voice:
         from .torch_voice import torch_voice
@@ -295,7 +273,7 @@ def open_checkpoint(checkpoint: Checkpoint, plan: DevicePlan, *, device: str | N
                     attention: str = "sdpa", check_memory: bool = True) -> OfficialParts:
     """A checkpoint's parts, its weights loaded. device: "auto" or torch's name of one; None is the CPU."""
     torch.set_num_threads(plan.threads)
-    kind = stored_dtype(checkpoint) if dtype is None else DTYPES[dtype]
+    kind = stored_dtype(checkpoint) if dtype is None else getattr(torch, dtype)
     model = load_official(checkpoint, dtype=kind, device_map=device, attention=attention,
                           check=check_memory)
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from ..checkpoints.hift_config import FOLDER
 from ..checkpoints.voice_files import open_flow, open_vocoder, open_vocos
 from ..errors import CheckpointError
 from ..inputs.official_tokenizer import OfficialTokenizer
-from ..model.config import OfficialConfig
 from ..model.omni import OmniModel
 from ..model.outputs.chattts import TorchChatTTS
 from ..model.outputs.flow import Flow, TorchFlow
@@ -26,29 +24,28 @@ from .chattts_text import ChatTTSText
 from .device import DevicePlan
 from .flow import make_noise
 from .hift import Vocoder
-from .official_voice import CHATTTS_TOKENIZER, NOISE_SEED, SpeakerVoice, TalkerVoice, Voice, make_token2wav
-from .token2wav import FlowMel
+from .official_voice import CHATTTS_TOKENIZER, NOISE_SEED, SpeakerVoice, TalkerVoice, Voice
+from .token2wav import FlowMel, Token2Wav
 from .voice_cloning import VoiceCloner
 
 
 def torch_voice(model: OmniModel, folder: Path, plan: DevicePlan, tokenizer: OfficialTokenizer) -> Voice:
     """The voice of a loaded checkpoint. Raises CheckpointError when it was loaded without, or assets are missing."""
-    config = model.config
-    if isinstance(config, OfficialConfig) and model.talker is not None:
-        return _talker_voice(model, config, folder, plan)
+    if model.talker is not None:
+        return _talker_voice(model, folder, plan)
     if model.chattts is not None:
         return _speaker_voice(model, folder, tokenizer)
     raise CheckpointError("the model was loaded without its speech; load it with speech=True")
 
 
-def _talker_voice(model: OmniModel, config: OfficialConfig, folder: Path, plan: DevicePlan) -> Voice:
+def _talker_voice(model: OmniModel, folder: Path, plan: DevicePlan) -> Voice:
     device = model.talker.emb_text.weight.device
     flow_config, flow_weights = open_flow(folder)
     hift_config, hift_weights = open_vocoder(folder)
     flow = fill(Flow(flow_config), flow_weights).to(device)
     hift = fill(Hift(hift_config), hift_weights).to(device)
     mel = FlowMel(TorchFlow(flow), make_noise(flow_config, NOISE_SEED))
-    token2wav = make_token2wav(mel, Vocoder(TorchHift(hift), hift_config), replace(config, flow=flow_config))
+    token2wav = Token2Wav(mel, Vocoder(TorchHift(hift), hift_config), flow_config)
     return TalkerVoice(TorchTalker(model.talker), token2wav, lambda: VoiceCloner.from_folder(folder / FOLDER, plan))
 
 
