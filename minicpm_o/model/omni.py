@@ -182,11 +182,22 @@ class OmniModel(nn.Module):
 
         Only the wanted positions pass the head: it holds a fifth of the weights and most positions have no label.
         """
-        decoder = self.language.get_base_model() if hasattr(self.language, "get_base_model") else self.language
-        hidden = decoder.model(
+        return self.head(self.hidden(embeds, positions, attention_bias)[wanted])
+
+    def hidden(self, embeds: Tensor, positions: Tensor, attention_bias: Tensor) -> Tensor:
+        """Last hidden states (B, T, D), after the final norm; see forward."""
+        return self.decoder.model(
             inputs_embeds=embeds, position_ids=positions, attention_mask=attention_bias, use_cache=False
         ).last_hidden_state
-        return decoder.lm_head(hidden[wanted])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., D) -> logits (..., V)."""
+        return self.decoder.lm_head(hidden)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model, under its LoRA where it has one."""
+        return self.language.get_base_model() if hasattr(self.language, "get_base_model") else self.language
 
 
 def per_span(heard: Sequence[Tensor], spans: Sequence[Span]) -> list[Tensor]:
