@@ -19,7 +19,7 @@ BELOW = {
     "inputs": {"model"},
     "checkpoints": {"model"},
     "runtime": {"model", "inputs", "checkpoints"},
-    "training": {"model", "inputs", "checkpoints", "runtime"},  # of runtime its voices alone: runtime.speech
+    "training": {"model", "inputs", "checkpoints", "runtime", "evaluation"},  # of evaluation its metrics: rewards
     "api": {"model", "inputs", "checkpoints", "runtime"},
     "auto": {"model", "inputs", "checkpoints", "runtime"},  # transformers' Auto classes
     "evaluation": {"model", "inputs", "checkpoints", "runtime", "api"},
