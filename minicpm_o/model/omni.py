@@ -12,7 +12,7 @@ frames, M mel bins, F mel frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ from .encoders.whisper import WhisperTower, encode_padded
 from .fusion.scatter import scatter_features
 from .fusion.spans import Span
 from .language.decoder import build_decoder
+
+
+Hide = Callable[[Tensor], Tensor]
+"""Patches (I, P, C) or log-mel (B, M, F) to what an encoder gets in their place, as masked modelling wants."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,15 @@ class OmniModel(nn.Module):
             embeds = torch.where(is_marker, self.connectors.markers.weight[row].to(embeds.dtype), embeds)
         return embeds
 
-    def fuse(self, ids: Sequence[Tensor], media: Sequence[EncodedMedia | RawMedia]) -> list[Tensor]:
-        """Prompts of ids (T,) with their media -> fused embeds (T, D) each; encoders' outputs in one batch."""
-        image_tokens = self._image_tokens(media)
-        audio_tokens = self._audio_tokens(media)
+    def fuse(self, ids: Sequence[Tensor], media: Sequence[EncodedMedia | RawMedia], *,
+             image_tokens: Iterable[Tensor] | None = None,
+             audio_tokens: Iterable[Tensor] | None = None) -> list[Tensor]:
+        """Prompts of ids (T,) with their media -> fused embeds (T, D) each; encoders' outputs in one batch.
+
+        image_tokens, audio_tokens: one (length, D) for every span in order, in place of what the media become.
+        """
+        image_tokens = iter(self._image_tokens(media) if image_tokens is None else image_tokens)
+        audio_tokens = iter(self._audio_tokens(media) if audio_tokens is None else audio_tokens)
         fused = []
         for prompt, item in zip(ids, media, strict=True):
             images = [next(image_tokens) for _ in item.image_spans]
@@ -156,14 +165,14 @@ class OmniModel(nn.Module):
         return iter([piece for sounds in groups
                      for piece in per_span([next(heard) for _ in sounds.log_mels], sounds.spans)])
 
-    def see(self, pieces: Sequence[np.ndarray], grid_sizes: np.ndarray) -> Tensor:
+    def see(self, pieces: Sequence[np.ndarray], grid_sizes: np.ndarray, *, hide: Hide | None = None) -> Tensor:
         """Pieces of pictures, patches (rows * columns, C) each, to tokens (I, Q, D)."""
         if self.vision is None:
             raise CheckpointError("the model was loaded without its vision; load it with init_vision=True")
         packed = pack_pieces(pieces, grid_sizes, side=self.vision.config.grid)
-        return piece_tokens(self.vision, self.connectors.resampler, packed)
+        return piece_tokens(self.vision, self.connectors.resampler, packed, hide)
 
-    def hear(self, log_mels: Sequence[np.ndarray]) -> list[Tensor]:
+    def hear(self, log_mels: Sequence[np.ndarray], *, hide: Hide | None = None) -> list[Tensor]:
         """Sounds (M, F) each to tokens (A, D) each, in one padded batch."""
         if not len(log_mels):
             return []
@@ -174,7 +183,9 @@ class OmniModel(nn.Module):
         padded = np.zeros((len(log_mels), log_mels[0].shape[0], max(lengths)), np.float32)
         for row, log_mel in zip(padded, log_mels, strict=True):
             row[:, : log_mel.shape[1]] = log_mel
-        return encode_padded(self.hearing, self.connectors.projector, torch.from_numpy(padded).to(weight), lengths)
+        frames = torch.from_numpy(padded).to(weight)  # (B, M, F)
+        frames = frames if hide is None else hide(frames)
+        return encode_padded(self.hearing, self.connectors.projector, frames, lengths)
 
     def forward(self, embeds: Tensor, positions: Tensor, attention_bias: Tensor, wanted: Tensor) -> Tensor:
         """Right-padded embeds (B, T, D), positions (B, T), attention_bias (B, 1, T, T) added to the scores, wanted

@@ -48,6 +48,14 @@ class Objective(nn.Module):
         """Modules that are sharded and recomputed one by one: layers of decoder and encoders."""
         return ()
 
+    def trainable(self, step: int, steps: int) -> Sequence[str] | None:
+        """Beginnings of the names of the parameters that learn in this step of so many; None: all that can.
+
+        What the recipe froze for good stays frozen. Where this changes from one step to the next, the others get no
+        update, not even by weight decay.
+        """
+        return None
+
     def after_step(self, step: int) -> Mapping[str, float]:
         """Called after each optimiser step; what it returns joins the log (KL, reward, ...)."""
         return {}

@@ -5,7 +5,7 @@ Letters: B pieces, P patches of the longest, C channels times pixels of a patch,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from .query_resampler import QueryResampler
 from .siglip import SiglipTower
 
 
-def piece_tokens(tower: SiglipTower, resampler: QueryResampler, packed: PackedPieces) -> Tensor:
-    """A padded batch to tokens (B, Q, D) on the weights' device and in their precision; gradients flow."""
+def piece_tokens(tower: SiglipTower, resampler: QueryResampler, packed: PackedPieces,
+                 hide: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """A padded batch to tokens (B, Q, D) on the weights' device and in their precision; gradients flow.
+
+    hide: patches (B, P, C) to those that are looked at, as masked modelling wants.
+    """
     device = resampler.query.device
     patches, position_ids, places, valid = (torch.from_numpy(array).to(device) for array in (
         packed.patches, packed.position_ids, packed.places, packed.valid))
+    patches = patches if hide is None else hide(patches)
     return resampler(tower(patches, position_ids, valid), places, valid)
 
 
