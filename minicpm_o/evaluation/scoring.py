@@ -127,6 +127,11 @@ def contains_all_scorer() -> RateScorer:
     return RateScorer(_contains_all, "every expected answer stands in the answer (word boundaries)")
 
 
+def some_scorer() -> RateScorer:
+    """As many of the accepted answers as the item's tag says stand in the answer."""
+    return RateScorer(_contains_some, "as many of the accepted answers as are asked for stand in the answer")
+
+
 def keyword_scorer() -> RateScorer:
     """One of the expected word beginnings stands in the answer: a weak hint of a sensible answer, no more."""
     return RateScorer(_contains_stem, "an expected keyword begins a word of the answer (a weak hint)", "keyword")
@@ -165,6 +170,10 @@ def _contains_one(item: Question, answer: str) -> bool:
 
 def _contains_all(item: Question, answer: str) -> bool:
     return bool(item.expected) and all(contains_answer(answer, expected) for expected in item.expected)
+
+
+def _contains_some(item: Question, answer: str) -> bool:
+    return sum(contains_answer(answer, expected) for expected in item.expected) >= int(item.tag)
 
 
 def _contains_stem(item: Question, answer: str) -> bool:

@@ -15,6 +15,7 @@ from minicpm_o.evaluation.tasks import (
     fsdd,
     images_qa,
     nlvr,
+    questions,
     speech,
     video,
 )
@@ -30,6 +31,7 @@ FOLDERS: dict[str, Loader] = {
     "daquar/qa.jsonl": daquar.load,
     "speech/asr.jsonl": speech.load,
     "fsdd/labels.jsonl": fsdd.load,
+    "questions/qa.jsonl": questions.load,
 }
 """File of a set -> loader of the data folder."""
 
