@@ -128,6 +128,11 @@ class OfficialTokenizer:
         """Ids run from 0 to one below this."""
         return max([int(self._backend.get_vocab_size()), *(token.id + 1 for token in self._added.values())])
 
+    @property
+    def added_ids(self) -> frozenset[int]:
+        """Ids of the tokens beside the merged ones: what no plain text holds."""
+        return frozenset(self._names)
+
     def id_of(self, token: str) -> int:
         """The id of one token by its string. Raises CheckpointError when the vocabulary lacks it."""
         token_id = self._find(token)

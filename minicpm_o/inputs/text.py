@@ -81,6 +81,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return int(self._backend.get_vocab_size())
 
+    @property
+    def added_ids(self) -> frozenset[int]:
+        """Ids of the tokens beside the merged ones: what no plain text holds."""
+        return frozenset(int(token_id) for token_id in self._backend.get_added_tokens_decoder())
+
     def id_of(self, token: str) -> int:
         """The id of one token by its string. Raises CheckpointError when the vocabulary lacks it."""
         token_id = self._backend.token_to_id(token)
