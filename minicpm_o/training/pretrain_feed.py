@@ -30,7 +30,7 @@ from .objectives.masked_image import MaskedPatches, collate_patches, hide_patche
 from .objectives.masked_language import MaskedWords, collate_words, mask_words
 from .objectives.pairs import Pairs, collate_pairs, key_of
 from .prepare.work import draws
-from .rows import NOT_LEARNED, Batch, Row, collate
+from .rows import NOT_LEARNED, Batch, Row, collate, pack
 from .trainee import Trainee
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ class PretrainFeed:
         documents = words = patches = frames = None
         if config.next_token:
             rows = usable.laid(config.next_token, lay.document)
-            documents = collate(rows + self._missing_senses(rows, lay))
+            rows += self._missing_senses(rows, lay)
+            documents = collate(pack(rows, max(map(len, rows))))  # short ones side by side, so that little is padded
         if config.masked_language:
             masked = usable.laid(config.masked_language, lay.words)
             blank = [_unasked(row) for row in self._missing_senses([row for row, _, _ in masked], lay)]
