@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .checkpoints.hub import fetch, is_checkpoint, official_name
-from .checkpoints.official import Checkpoint
+from .checkpoints.official import Checkpoint, copy_companions
 from .checkpoints.official_config import MODEL_TYPE, config_from_official, official_values, read_config
 from .checkpoints.torch_loader import FLOATS, KEPT_WHOLE, MAX_SHARD_BYTES, DeviceMap, load_official, save_official
 from .errors import OptionError, UnknownModelError
@@ -63,8 +62,6 @@ _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_dow
 _NEEDLESS = ("trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs", "low_cpu_mem_usage",
              "use_safetensors", "code_revision")
 """Options of from_pretrained whose every value comes to the same here."""
-_PROCESSOR_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-                    "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
 
 
 class MiniCPMOConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is not type-checked
@@ -316,16 +313,7 @@ class MiniCPMOProcessor:
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Copy what was read, config.json too unless the model has written its own, and the voice's assets."""
         _warn_of((), options)
-        target = Path(save_directory)
-        target.mkdir(parents=True, exist_ok=True)
-        if target.resolve() == self.folder.resolve():
-            return
-        names = [*_PROCESSOR_FILES, *([] if (target / "config.json").exists() else ["config.json"])]
-        for name in names:
-            if (self.folder / name).is_file():
-                shutil.copyfile(self.folder / name, target / name)
-        if (self.folder / "assets").is_dir():
-            shutil.copytree(self.folder / "assets", target / "assets", dirs_exist_ok=True)
+        copy_companions(self.folder, Path(save_directory))
 
     def __call__(self, messages: Messages | Sequence[Messages], *, add_generation_prompt: bool = True,
                  tools: Sequence[Any] = (), allow_urls: bool = False, return_tensors: str = "pt",

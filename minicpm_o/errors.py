@@ -15,6 +15,7 @@
     │   ├── HashError             a file is not the file that was pinned
     │   ├── DiskFullError         no room to write
     │   └── MemoryPlanError       the model would not fit this machine's memory; holds the plan
+    ├── TrainingError             a run cannot go on: no numbers, no memory
     └── MissingExtraError         an optional package is needed; names the extra
 """
 
@@ -79,6 +80,10 @@ class DiskFullError(CheckpointError):
 
 class MemoryPlanError(CheckpointError):
     """The model would not fit the memory; the text holds the plan and the nearest option that fits."""
+
+
+class TrainingError(MiniCPMOError):
+    """A training run cannot go on; the text says in which step, why, and what to change."""
 
 
 class MissingExtraError(MiniCPMOError, ImportError):

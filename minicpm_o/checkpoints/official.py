@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,11 @@ _SINGLE = "model.safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMED = 3
 """How many tensors an error names before it only counts."""
+
+
+COMPANIONS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+              "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja")
+"""Small files of a checkpoint beside its weights and config.json."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,19 @@ class Part(Mapping[str, np.ndarray]):
     def shape(self, name: str) -> Shape:
         """Shape of a tensor, without reading it."""
         return self._checkpoint.tensors[self._prefix + name].shape
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy what a checkpoint has beside its weights: tokenizer, preprocessor, the voice's files, and config.json unless
+    the target has one."""
+    target.mkdir(parents=True, exist_ok=True)
+    if target.resolve() == source.resolve():
+        return
+    for name in [*COMPANIONS, *([] if (target / "config.json").exists() else ["config.json"])]:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if (source / "assets").is_dir():
+        shutil.copytree(source / "assets", target / "assets", dirs_exist_ok=True)
 
 
 def _without(config: OfficialConfig, vision: bool, hearing: bool, speech: bool) -> OfficialConfig:

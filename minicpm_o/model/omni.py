@@ -33,7 +33,6 @@ from .fusion.scatter import scatter_features
 from .fusion.spans import Span
 from .language.decoder import build_decoder
 
-
 Hide = Callable[[Tensor], Tensor]
 """Patches (I, P, C) or log-mel (B, M, F) to what an encoder gets in their place, as masked modelling wants."""
 

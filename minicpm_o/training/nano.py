@@ -22,8 +22,9 @@ from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, rec
 from .export import export_connectors, import_connectors
 from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
+from .lora import add_lora
 from .mixture import Mixture, Sources, gather, read_rows, validation_samples
-from .trainer import TrainConfig, add_lora, collate, evaluate_loss, train, trainable_state
+from .trainer import TrainConfig, collate, evaluate_loss, train, trainable_state
 from .warm_start import (
     SeenWords,
     content_tokens,

@@ -195,11 +195,11 @@ def tiny_checkpoint(version: str, home: Path) -> Path:
 def _open_nano(home: Path, connectors: Path | None) -> NanoTrainee:
     from ..checkpoints.nano import Recipe
     from .export import import_connectors
+    from .lora import add_lora
     from .nano import build_model
     from .prepare.chat import prepare_language
     from .prepare.hearing import open_ears
     from .prepare.images import open_eyes
-    from .trainer import add_lora
 
     weights, path = prepare_language(home / "training")
     tokenizer = Tokenizer.from_file(path)

@@ -105,15 +105,6 @@ def batch_loss(model: OmniModel, batch: Batch) -> tuple[Tensor, dict[str, tuple[
     return losses.mean(), per_task
 
 
-def add_lora(model: OmniModel, rank: int, dropout: float) -> None:
-    """Freeze the language model and lay a LoRA over its linear layers."""
-    from peft import LoraConfig, get_peft_model
-
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=targets)
-    model.language = get_peft_model(model.language, config)
-
-
 def make_optimizer(model: OmniModel, config: TrainConfig) -> torch.optim.Optimizer:
     lora = [p for p in model.language.parameters() if p.requires_grad]
     connectors = [p for p in model.connectors.parameters() if p.requires_grad]

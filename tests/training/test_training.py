@@ -20,8 +20,9 @@ from minicpm_o.training import samples as s  # noqa: E402
 from minicpm_o.training.export import connector_tensors, export_connectors, import_connectors  # noqa: E402
 from minicpm_o.training.features import AudioCache, FeatureStore, ImageCache  # noqa: E402
 from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
+from minicpm_o.training.lora import add_lora  # noqa: E402
 from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
-from minicpm_o.training.trainer import TrainConfig, add_lora, train  # noqa: E402
+from minicpm_o.training.trainer import TrainConfig, train  # noqa: E402
 from minicpm_o.training.warm_start import content_tokens  # noqa: E402
 
 
