@@ -27,6 +27,8 @@ from .work import Marker, bar, find_files, open_array, write_json
 WINDOW_UNITS = exact_div(WINDOW_S * 1000, UNIT_MS)
 _LOG = logging.getLogger("minicpm_o")
 _BATCH_UNITS = 64
+_ENCODER_FIELDS = ("mel_bins", "width", "heads", "encoder_layers", "ffn", "max_encoder_frames")
+"""What the frames depend on; the projector behind the encoder may change without hearing all again."""
 _SAVE_EVERY = 20
 """Batches between two notes of how far the work is."""
 
@@ -84,14 +86,15 @@ def prepare_hearing(out: Path, name: str, open_ears: Callable[[], Ears], hearing
     entries = lay_frames(_finished_sounds(files))
     batches = batches_of([window for entry in entries for window in windows_of(entry)])
     frames, index = (folder / f"{name}_frames.{ending}" for ending in ("npy", "json"))
-    recipe = [entries, sha256_of(files.pcm), hearing.to_dict()]
+    shape = {name: getattr(hearing, name) for name in _ENCODER_FIELDS}
+    recipe = [entries, sha256_of(files.pcm), shape]
     marker = Marker(folder / f"{name}_frames.done.json", recipe, len(batches), (frames,))
     if marker.is_finished() and index.is_file():
         _LOG.info("%s is there already", frames)
         return
     index.unlink(missing_ok=True)
-    shape = (sum(entry["units"] for entry in entries) * UNIT_ENCODER_FRAMES, hearing.width)
-    array = open_array(frames, shape, resume=marker.done() > 0)
+    size = (sum(entry["units"] for entry in entries) * UNIT_ENCODER_FRAMES, hearing.width)
+    array = open_array(frames, size, resume=marker.done() > 0)
     _hear_all(batches, np.memmap(files.pcm, dtype="<i2", mode="r"), open_ears(), array, marker, name)
     write_json(index, entries)
 

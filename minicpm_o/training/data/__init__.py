@@ -1,0 +1,1 @@
+"""Samples to learn from: sources of every common form, mixed in fixed shares."""

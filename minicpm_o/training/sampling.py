@@ -1,0 +1,96 @@
+"""Answers drawn from the model while it trains, several to a prompt at once, and how likely it finds them.
+
+Shapes: B answers, T tokens of the longest prompt, A tokens of the longest answer, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..model.omni import OmniModel
+from .objectives.next_token import token_losses
+from .rows import NOT_LEARNED, Batch, Row, collate, hidden_states
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How answers are drawn."""
+
+    max_tokens: int = 32
+    temperature: float = 1.0
+    """0 takes the likeliest."""
+    seed: int = 0
+
+
+@torch.no_grad()
+def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[int], settings: SamplingSettings
+                   ) -> list[list[int]]:
+    """One answer to each prompt, its end included where it was reached; equal prompts draw differently."""
+    was_training, language = model.training, model.decoder
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    fused = model.fuse([torch.from_numpy(row.ids).to(device) for row in prompts], [row.media for row in prompts])
+    embeds, mask = _padded_left(fused)
+    ends, cache = torch.tensor(list(end_ids), device=device), DynamicCache()
+    answers: list[list[int]] = [[] for _ in prompts]
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    for _ in range(settings.max_tokens):
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        hidden = language.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions,
+                                past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        chosen = _choose(language.lm_head(hidden).float(), settings.temperature, generator)
+        for row in alive.nonzero().flatten().tolist():
+            answers[row].append(int(chosen[row]))
+        alive &= ~torch.isin(chosen, ends)
+        if not alive.any():
+            break
+        embeds = model.embed(chosen[:, None]).to(embeds.dtype)
+        mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=mask.dtype, device=device)], dim=1)
+    model.train(was_training)
+    return answers
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """(B, V) -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _padded_left(fused: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts (T, D) -> (B, T, D) with zeros before the shorter ones, and which places are prompt (B, T)."""
+    longest = max(len(item) for item in fused)
+    embeds = torch.stack([torch.cat([item.new_zeros(longest - len(item), item.shape[1]), item]) for item in fused])
+    mask = torch.stack([torch.arange(longest, device=item.device) >= longest - len(item) for item in fused]).long()
+    return embeds, mask
+
+
+def answered_row(prompt: Row, answer: Sequence[int]) -> Row:
+    """A prompt with an answer behind it, of which every token is learned."""
+    said = np.array(answer, np.int64)
+    labels = np.concatenate([np.full(len(prompt.ids), NOT_LEARNED), said])
+    return Row(np.concatenate([prompt.ids, said]), labels, prompt.media, prompt.tasks, name=prompt.name)
+
+
+def answer_logps(model: OmniModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (B, A) of the learned tokens of each row, and which places are tokens (B, A)."""
+    batch = collate(rows).to(next(model.parameters()).device)
+    return batch_logps(model, batch)
+
+
+def batch_logps(model: OmniModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """As answer_logps."""
+    wanted = batch.labels != NOT_LEARNED
+    logps = -token_losses(model.head, hidden_states(model, batch)[wanted], batch.labels[wanted])
+    counts = wanted.sum(1).tolist()
+    longest = max(counts)
+    padded = [torch.cat([row, row.new_zeros(longest - len(row))]) for row in logps.split(counts)]
+    mask = torch.arange(longest, device=logps.device)[None] < torch.tensor(counts, device=logps.device)[:, None]
+    return torch.stack(padded), mask
