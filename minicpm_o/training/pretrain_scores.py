@@ -196,7 +196,8 @@ def _matched(objective: PretrainObjective, kind: str, pairs: Pairs) -> Tensor:
 
 
 def _loss(task: str, metric: str, losses: Sequence[Tensor], trivial: float) -> Score:
-    return Score(task, metric, tuple(float(item.sum()) for item in losses), tuple(float(len(item)) for item in losses),
+    asked = [item for item in losses if len(item)]  # stand-ins ask nothing, and would blur the intervals
+    return Score(task, metric, tuple(float(item.sum()) for item in asked), tuple(float(len(item)) for item in asked),
                  trivial)
 
 
