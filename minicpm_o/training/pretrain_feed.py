@@ -21,9 +21,10 @@ from PIL import Image
 from ..errors import ContextFullError, InputError, MessageError
 from ..inputs.audio import load_audio
 from ..inputs.image import load_image
+from ..inputs.mel import LEAST_CLIP_SAMPLES
 from ..inputs.messages import AudioPart, ImagePart, Message, Part, TextPart
 from ..model.config import NanoConfig
-from ..rates import AUDIO_RATE_HZ, UNIT_SAMPLES
+from ..rates import AUDIO_RATE_HZ
 from .examples import Example
 from .objectives.masked_audio import MaskedFrames, collate_frames, frames_per_token, hide_frames
 from .objectives.masked_image import MaskedPatches, collate_patches, hide_patches
@@ -280,9 +281,12 @@ def senses(trainee: Trainee) -> tuple[str, ...]:
 
 
 def stand_in(trainee: Trainee) -> Example:
-    """A small grey picture and a silent second, as far as the model can see and hear, and a word."""
+    """A small grey picture and a moment's silence, as far as the model can see and hear, and a word.
+
+    No sound is shorter: the official ears hear some of what fills a shorter one up to the batch's longest.
+    """
     media = {"image": ImagePart(Image.new("RGB", (64, 64), (128, 128, 128))),
-             "audio": AudioPart(np.zeros(UNIT_SAMPLES, np.float32), AUDIO_RATE_HZ)}
+             "audio": AudioPart(np.zeros(LEAST_CLIP_SAMPLES, np.float32), AUDIO_RATE_HZ)}
     parts = (*(media[kind] for kind in senses(trainee)), TextPart("nothing"))
     return Example((Message("user", parts), Message("assistant", (TextPart("nothing"),))), "stand-in", "the stand-in")
 

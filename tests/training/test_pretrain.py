@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,14 +14,17 @@ from pydantic import ValidationError
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import torch.multiprocessing as mp  # noqa: E402
 from training_pairs import Still, picture, picture_pair, sound, sound_pair, tiny_trainee  # noqa: E402
 
 from minicpm_o.errors import OptionError  # noqa: E402
 from minicpm_o.inputs.messages import AudioPart, ImagePart, Message, TextPart  # noqa: E402
+from minicpm_o.training.engine import World, distribute, make_optimizer, one_step  # noqa: E402
 from minicpm_o.training.examples import Example  # noqa: E402
 from minicpm_o.training.heads import PretrainHeads  # noqa: E402
 from minicpm_o.training.pretrain import PretrainConfig, build  # noqa: E402
 from minicpm_o.training.pretrain_feed import words_about  # noqa: E402
+from minicpm_o.training.recipe import ModelSection, OptimSection, Recipe, RunSection  # noqa: E402
 from minicpm_o.training.rows import NOT_LEARNED  # noqa: E402
 
 ALL = {"masked_language": {}, "masked_image": {}, "masked_audio": {}, "contrastive": {}, "matching": {}}
@@ -209,3 +215,39 @@ def test_half_precision_runs_and_losses_are_float32(trainee) -> None:
         terms = objective(feed.step(0)[0])
     assert {term.total.dtype for term in terms.values()} == {torch.float32}
     assert all(torch.isfinite(term.total) for term in terms.values())
+
+
+# Ranks
+
+
+def steps_of(examples: list[Example], parallel: str, world: World, home: Path) -> list[dict[str, float]]:
+    """Terms of two steps over all tasks, of all ranks together."""
+    config = PretrainConfig.model_validate(ALL)
+    objective, feed = build(config, tiny_trainee(home), Still([examples]), 0)
+    recipe = Recipe.model_construct(stage="pretrain", model=ModelSection(), data=None, pretrain=config,
+                                    optim=OptimSection(lr=1e-3, warmup_steps=0), run=RunSection(parallel=parallel))
+    network, optimizer = distribute(objective, recipe, world), make_optimizer(objective, recipe.optim)
+    return [dict(one_step(network, objective, optimizer, feed, recipe, world, step).terms) for step in range(2)]
+
+
+def as_rank(rank: int, port: int, home: Path, results: Any) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    cuts = {"ddp": EXAMPLES[rank::2], "fsdp2": EXAMPLES[:3] if rank == 0 else EXAMPLES[3:]}
+    for parallel, examples in cuts.items():
+        results[rank, parallel] = steps_of(examples, parallel, World(rank, 2), home)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_have_the_losses_of_one_even_where_one_sees_and_the_other_hears(tmp_path: Path) -> None:
+    expected = steps_of(EXAMPLES, "none", World(), tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        mp.spawn(as_rank, (port, tmp_path, results), nprocs=2)
+        found = dict(results)
+    for parallel in ("ddp", "fsdp2"):
+        for step, terms in enumerate(expected):
+            assert found[0, parallel][step] == pytest.approx(terms, rel=1e-4), f"step {step} of {parallel}"
