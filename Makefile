@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs lock clean
+.PHONY: help demo test check train-smoke bench docs lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-6s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.base ## look at a photo, hear a question, answer it aloud (first run: sets up and assembles nano)
 	@BIN=$(BIN) bash examples/demo.sh
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## lint, types and every test
 check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+train-smoke: $(VENV)/.dev ## all three training stages on a tiny model: falling losses, same seed, killed, two ranks
+	$(BIN)/python benchmarks/train_smoke.py
 
 bench: $(VENV)/.bench ## speed against llama.cpp, memory, sizes (builds llama.cpp: about 15 minutes on two cores)
 	$(BIN)/python benchmarks/language_vs_llamacpp.py

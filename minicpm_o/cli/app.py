@@ -48,6 +48,8 @@ app = typer.Typer(name="minicpm-o", add_completion=False, pretty_exceptions_enab
                   context_settings={"help_option_names": ["-h", "--help"]})
 evaluate = typer.Typer(name="eval", rich_markup_mode=None, help="Score a model on data of your own.")
 app.add_typer(evaluate)
+data = typer.Typer(name="data", rich_markup_mode=None, help="Look at what a model is trained on.")
+app.add_typer(data)
 
 UsageError: type[Exception] = typer.BadParameter.__base__ or Exception
 """What the command line raises for wrong options: typer shows only its child."""
@@ -332,6 +334,54 @@ def pull(
     from .models import pull_model
 
     return pull_model(model, voices, quiet, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(show_default=False, help=(
+        "A YAML file, or the name of a recipe of the package (--list shows them)."))] = "",
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False, help=(
+        "Fields of the recipe to change, such as optim.lr=3e-4 run.steps=20."))] = None,
+    run: Annotated[Path | None, typer.Option("--run", show_default=False, help=(
+        "Folder of the run; one that is there already goes on. By default a new one in runs/."))] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=(
+        "Print the whole recipe, what would learn and how much memory it takes; train nothing."))] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="Show the recipes of the package.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> Result:
+    """Train a model by a recipe: pre-training, instruction tuning or alignment.
+
+    Several processes: torchrun --nproc-per-node 8 -m minicpm_o train RECIPE run.parallel=fsdp2
+    """
+    from .train import show_recipes, train_model
+
+    if list_all or not recipe:
+        return show_recipes(as_json)
+    return train_model(recipe, changes or [], run, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+
+@data.callback(invoke_without_command=True)
+def data_root(context: typer.Context) -> None:
+    """Look at what a model is trained on."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@data.command("inspect")
+def data_inspect(
+    source: Annotated[str, typer.Argument(show_default=False, help=(
+        "A recipe, or a file or folder of samples: jsonl, json, tar, media with texts, a saved data set."))],
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples of each source to show.")] = 12,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("samples.html"),
+    model: Annotated[str | None, typer.Option("--model", "-m", show_default=False, help=(
+        "Lay the samples out for this model and mark what is learned of them; tiny-4.5 takes a second."))] = None,
+    as_json: JsonOption = False,
+) -> Result:
+    """Show samples as a page: pictures, sounds, conversations, lengths, and what is wrong with them."""
+    from .train import inspect_data
+
+    return inspect_data(source, samples, out, model, as_json=as_json)
 
 
 @evaluate.command("local")

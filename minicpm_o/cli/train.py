@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,48 +15,86 @@ from .output import say
 
 def check_extra() -> None:
     """Raises MissingExtraError where what training needs is not installed."""
-    try:
-        import peft  # noqa: F401
-        import torch  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(f"training needs the package {error.name}: pip install 'minicpm-o[train]'") from error
+    missing = [name for name in ("torch", "transformers", "peft", "yaml") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"training needs {', '.join(missing)}: pip install 'minicpm-o[train]'")
 
 
-def list_recipes() -> dict[str, str]:
+def show_recipes(as_json: bool) -> dict[str, Any] | None:
     """Name and first comment line of every recipe that comes with the package."""
     check_extra()
     from ..training.recipe import packaged_recipes
 
-    return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-            for name, path in packaged_recipes().items()}
+    found = {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+             for name, path in packaged_recipes().items()}
+    if as_json:
+        return {"recipes": found}
+    for name, text in found.items():
+        print(f"{name:20} {text}")
+    return None
 
 
-def run_train(name: str, overrides: Sequence[str], run: Path | None, *, dry_run: bool, quiet: bool) -> dict[str, Any]:
-    """One run; returns what was made."""
+def train_model(name: str, changes: Sequence[str], run: Path | None, *, dry_run: bool, quiet: bool, as_json: bool
+                ) -> dict[str, Any] | None:
+    """One run; goes on where an earlier start in the same folder stopped."""
     check_extra()
-    from ..training.launch import foreseen, run_recipe
     from ..training.recipe import load_recipe
 
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, changes)
+    if dry_run:
+        return _foresee(recipe, as_json)
+    from ..training.launch import run_recipe
+
     own = Path(name).expanduser()
     folder = own.parent if own.is_file() else None
-    if dry_run:
-        return {"recipe": recipe.model_dump(mode="json"), **foreseen(recipe)}
     path = run or Path("runs") / f"{own.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     is_first = os.environ.get("RANK", "0") == "0"
-    with _shown(recipe.run.steps, quiet=quiet or not is_first) as show:
+    with _Bar(recipe.run.steps, quiet=quiet or not is_first) as show:
         try:
             exported = run_recipe(recipe, path, data_folder=folder, show=show)
         except KeyboardInterrupt:
             say(f"stopped; a checkpoint is in {path / 'checkpoints'}. Go on with: minicpm-o train {name} "
-                f"{' '.join(overrides)} --run {path}")
+                f"{' '.join(changes)} --run {path}")
             raise
-    return {"run": str(path), "export": str(exported), "metrics": str(path / "metrics.jsonl"),
+    made = {"run": str(path), "export": str(exported), "metrics": str(path / "metrics.jsonl"),
             "curves": str(path / "curves.png")}
+    if as_json or not is_first:
+        return made
+    print(f"trained model: {made['export']}\ncurves: {made['curves']}\nmetrics: {made['metrics']}")
+    return None
 
 
-class _shown:
+def _foresee(recipe: Any, as_json: bool) -> dict[str, Any] | None:
+    from ..training.launch import foreseen
+
+    found = foreseen(recipe)
+    if as_json:
+        return {"recipe": recipe.model_dump(mode="json"), **found}
+    print(recipe.to_yaml())
+    for part, counts in found["parts"].items():
+        print(f"{part:12} {counts['learns']:>14,} of {counts['of']:>14,} parameters learn")
+    print(f"{'in all':12} {found['learning']:>14,} learn; weights, gradients and moments take about "
+          f"{found['megabytes']:,} MB, activations come on top")
+    return None
+
+
+def inspect_data(source: str, samples: int, out: Path, model: str | None, *, as_json: bool) -> dict[str, Any] | None:
+    """Write the page of samples."""
+    check_extra()
+    from ..training.data.inspect import inspect_source
+
+    found = inspect_source(source, samples, model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(found.html, encoding="utf-8")
+    if as_json:
+        return {"page": str(out), "sources": found.counts, "problems": found.problems}
+    print(f"{out}: " + ", ".join(f"{name} {count}" for name, count in found.counts.items()))
+    for problem in found.problems:
+        say(problem)
+    return None
+
+
+class _Bar:
     """A progress bar with the loss, its terms, tokens a second and the time that is left."""
 
     def __init__(self, steps: int, *, quiet: bool) -> None:

@@ -204,7 +204,7 @@ def _complaint(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a sentence."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _fields_at(error["loc"][:-1]), 1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), _fields_at(error["loc"][:-1]), 1, 0.5)
         return f"{place} is unknown" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
     return f"{place or 'recipe'}: {message}, not {error['input']!r}" if error["type"] != "value_error" else message

@@ -28,6 +28,8 @@ from .spoken import SpeechCache, spoken
 _LOG = logging.getLogger("minicpm_o")
 _TRIES = 20
 """Rows that are tried for one slot before the source is given up."""
+_NOTICED = 0.25
+"""A share that rounding changes by more than this part of itself is told of."""
 _WATCHED = 200
 """Draws of a source over which its broken share is taken."""
 
@@ -172,6 +174,12 @@ def slots_of(sources: Sequence[SourceConfig], size: int, ranks: int) -> dict[str
         raise OptionError(f"source {empty[0]!r} has a share of {share:.3f}, which is no whole sample of the "
                           f"{size // ranks} that a rank computes at once; raise its weight, or set "
                           f"run.micro_batch_size to {enough} or more")
+    drawn = {name: count * ranks / size for name, count in slots.items()}
+    wanted = {source.name: source.weight / whole for source in sources}
+    if any(abs(drawn[name] / wanted[name] - 1) > _NOTICED for name in wanted):
+        told = ", ".join(f"{name} {share:.2f} (wanted {wanted[name]:.2f})" for name, share in drawn.items())
+        _LOG.warning("shares become %s, as whole samples of %d are drawn; raise run.micro_batch_size to come nearer",
+                     told, size)
     return {name: count * ranks for name, count in slots.items()}
 
 
