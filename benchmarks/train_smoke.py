@@ -100,8 +100,8 @@ def check_stages(work: Path) -> list[Check]:
                                 ratio <= FALLS[stage]))
         else:
             whole = all(abs(row["loss"]) < 1e6 and row["grpo/tokens"] > 0 for row in rows)
-            checks.append(Check("grpo: answers are drawn and rewarded",
-                                f"reward {rows[0]['grpo/reward']:.2f} to {rows[-1]['grpo/reward']:.2f}", "numbers", whole))
+            rewards = f"reward {rows[0]['grpo/reward']:.2f} to {rows[-1]['grpo/reward']:.2f}"
+            checks.append(Check("grpo: answers are drawn and rewarded", rewards, "numbers", whole))
     return checks
 
 

@@ -34,8 +34,8 @@ from minicpm_o.runtime.speech.speaker import Speech
 from minicpm_o.runtime.timing import Timing
 from minicpm_o.runtime.transcribe import Transcript
 
-VERBS = ("describe", "ask", "chat", "transcribe", "speak", "models", "doctor", "export", "pull", "eval",
-         "bench")
+VERBS = ("describe", "ask", "chat", "transcribe", "speak", "models", "doctor", "export", "pull", "train", "data",
+         "eval", "bench")
 WORDS = ("A", " small", " answer.")
 
 

@@ -64,15 +64,15 @@ def help_of(*verb: str) -> str:
 
 @pytest.mark.parametrize("command", commands("README.md"), ids=" ".join)
 def test_readme_commands_exist(command: list[str]) -> None:
-    verb = command[: 2 if command[0] == "eval" else 1]
+    verb = command[: 2 if command[0] in ("eval", "data") else 1]
     text = help_of(*verb)
     for option in (word for word in command if word.startswith("--")):
         assert re.search(rf"{re.escape(option)}\b", text), f"minicpm-o {' '.join(verb)} has no {option}"
 
 
 def test_readme_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", words(ROOT / "Makefile"), flags=re.MULTILINE))
-    named = {match for name in READMES for match in re.findall(r"\bmake ([a-z]+)", words(ROOT / name))}
+    targets = set(re.findall(r"^([a-z-]+):", words(ROOT / "Makefile"), flags=re.MULTILINE))
+    named = {match for name in READMES for match in re.findall(r"\bmake ([a-z-]+)", words(ROOT / name))}
     assert named <= targets
 
 

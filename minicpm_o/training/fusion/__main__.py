@@ -1,0 +1,5 @@
+"""`python -m minicpm_o.training.fusion`."""
+
+from .run import main
+
+main()

@@ -1,0 +1,209 @@
+"""Trains every variant with every seed on the same batches, and notes which questions each answers.
+
+    python -m minicpm_o.training.fusion --out RUNS                # all variants, seeds 1 2 3: about an hour and a half
+    python -m minicpm_o.training.fusion --out RUNS --variants full late --seeds 1
+
+A run is RUNS/VARIANT_SEED: metrics.jsonl (learning curve), checkpoint.pt (where it goes on), right.npz (scenes, Q) and
+result.json, with which it is finished and passed over. `benchmarks/fusion_depth.py` makes the report of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...checkpoints.storage import write_atomic
+from ...errors import InputError
+from ..mixture import read_json, read_rows
+from ..prepare.work import write_json
+from .batches import KINDS_ASKED, make_batch
+from .models import VARIANTS, FusionModel, build_variant, num_weights
+from .scenes import Split
+
+SEEDS = (1, 2, 3)
+"""Of the report. What was tried beforehand used seed 0."""
+TESTS: tuple[Split, ...] = ("seen", "new")
+_TEST_SEED = 0
+"""Test scenes are the same for all seeds."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long and how fast; the same for every variant."""
+
+    steps: int = 1000
+    scenes: int = 24
+    """Of a step, each with one question of every kind."""
+    rate: float = 1e-3
+    """Highest learning rate; a tenth of the steps lead up to it, a cosine leads down."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    dev_scenes: int = 96
+    test_scenes: int = 600
+    note_every: int = 50
+    """Steps between points of the learning curve, and between checkpoints."""
+
+
+def train(name: str, seed: int, config: RunConfig, folder: Path) -> None:
+    """One run, from where it was left. Raises InputError where a run with other settings lies in the folder."""
+    settings = {"variant": name, "seed": seed, **asdict(config)}
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder / "settings.json", settings)
+    if (folder / "result.json").exists():
+        return
+    model = build_variant(name, seed)
+    learner = Learner(model, config)
+    step, seconds = learner.resume(folder)
+    with progress(f"{name}, seed {seed}", config.steps, step) as advance:
+        started = time.monotonic() - seconds
+        while step < config.steps:
+            loss = learner.step(make_batch("train", seed, step * config.scenes, config.scenes))
+            step += 1
+            advance()
+            if step % config.note_every == 0 or step == config.steps:
+                seconds = time.monotonic() - started
+                note(folder / "metrics.jsonl", {"step": step, "seconds": round(seconds, 1), "loss": round(loss, 4),
+                                                **by_kind(answered(model, "dev", config.dev_scenes, config.scenes))})
+                learner.save(folder, step, time.monotonic() - started)
+    finish(model, config, folder, settings, seconds)
+
+
+def finish(model: FusionModel, config: RunConfig, folder: Path, settings: dict, seconds: float) -> None:
+    """Test the trained model, and close the run."""
+    right = {split: answered(model, split, config.test_scenes, config.scenes) for split in TESTS}
+    np.savez_compressed(folder / "right.npz", **right)
+    result = {**settings, "weights": num_weights(model), "gflop_per_scene": gflop_per_scene(model),
+              "seconds": round(seconds, 1), **{split: by_kind(right[split]) for split in TESTS}}
+    write_json(folder / "result.json", result)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+class Learner:
+    """A model with its optimiser and schedule."""
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        self.model, self.clip = model, config.clip
+        self.optimizer = torch.optim.AdamW(model.parameters(), config.rate, (0.9, 0.98),
+                                           weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.rate, config.steps, pct_start=0.1,
+                                                            cycle_momentum=False)
+
+    def step(self, batch) -> float:
+        """Learn one batch; the mean loss of its answers."""
+        loss = F.cross_entropy(self.model(batch).flatten(0, 1), batch.answers.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        return loss.item()
+
+    def save(self, folder: Path, step: int, seconds: float) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+        torch.save({**parts, "step": step, "seconds": seconds}, folder / "checkpoint.tmp")
+        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
+
+    def resume(self, folder: Path) -> tuple[int, float]:
+        """Steps done and seconds spent; what was noted after the checkpoint is forgotten, for it comes again."""
+        if not (folder / "checkpoint.pt").exists():
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+            return 0, 0.0
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        kept = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= state["step"]]
+        write_atomic(folder / "metrics.jsonl", ["".join(json.dumps(row) + "\n" for row in kept).encode()])
+        return state["step"], state["seconds"]
+
+
+def check_settings(path: Path, settings: dict) -> None:
+    """Note a run's settings. Raises InputError when it was begun with others."""
+    if not path.exists():
+        write_json(path, settings)
+    elif (found := read_json(path)) != settings:
+        differ = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+        raise InputError(f"{path.parent} was begun with other settings ({', '.join(differ)}); give another --out")
+
+
+def note(path: Path, row: dict) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+# What a model answers
+
+
+@torch.inference_mode()
+def answered(model: nn.Module, split: Split, count: int, size: int) -> np.ndarray:
+    """(scenes, Q) bool: which questions of the split's first `count` scenes are answered rightly."""
+    model.eval()
+    right: list[Tensor] = []
+    for first in range(0, count, size):
+        batch = make_batch(split, _TEST_SEED, first, min(size, count - first))
+        right.append(model(batch).argmax(-1) == batch.answers)
+    model.train()
+    return torch.cat(right).numpy()
+
+
+def by_kind(right: np.ndarray) -> dict[str, float]:
+    """Share of right answers per kind of question."""
+    return {kind: round(float(share), 4) for kind, share in zip(KINDS_ASKED, right.mean(0), strict=True)}
+
+
+def gflop_per_scene(model: nn.Module) -> float:
+    """Billions of floating-point operations to answer a scene's questions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(make_batch("dev", _TEST_SEED, 0, 8))
+    return round(counter.get_total_flops() / 8 / 1e9, 4)
+
+
+# The command
+
+
+def progress(what: str, total: int, done: int):
+    """A bar on stderr; gives the function that advances it. Without a terminal there is none."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    @contextmanager
+    def bar():
+        with Progress(console=Console(stderr=True)) as shown:
+            task = shown.add_task(what, total=total, completed=done)
+            yield lambda: shown.advance(task)
+
+    return bar()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m minicpm_o.training.fusion", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; goes on where it was left")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--steps", type=int, default=RunConfig.steps)
+    parser.add_argument("--scenes", type=int, default=RunConfig.scenes)
+    parser.add_argument("--rate", type=float, default=RunConfig.rate)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; another number changes the last digits")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    config = RunConfig(steps=options.steps, scenes=options.scenes, rate=options.rate)
+    for seed in options.seeds:
+        for name in options.variants:
+            train(name, seed, config, options.out / f"{name}_{seed}")
+
+
+if __name__ == "__main__":
+    main()
