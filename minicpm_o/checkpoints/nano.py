@@ -311,7 +311,8 @@ def _build_hearing(folder: Path, sources: Sources) -> None:
 
     files, config, settings = sources.found["whisper"], sources.config, sources.settings
     variables = read_variables(files["model.bin"])
-    shape = replace(whisper_config(variables), projector_hidden=config.hearing.projector_hidden)
+    own = {name: getattr(config.hearing, name) for name in ("projector_hidden", "words")}
+    shape = replace(whisper_config(variables), **own)
     _check_shape(files["model.bin"], shape, config.hearing)
     weights, block = whisper_tensors(variables), settings.block_size
     build_encoder(weights, config, folder / "hearing_encoder.onnx", bits=settings.hearing_bits, block_size=block)

@@ -50,7 +50,8 @@ def import_connectors(model: OmniModel, path: Path) -> list[str]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as connectors: {error}") from error
     own, scale = connector_tensors(model), _lora_scale(model)
-    fitting = {name: t.float() for name, t in given.items() if name in own and own[name].shape == t.shape}
+    given = {name: t.float() if t.is_floating_point() else t for name, t in given.items()}
+    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
     with torch.no_grad():
         for name, tensor in model.connectors.state_dict().items():
             if name in fitting:
@@ -63,7 +64,8 @@ def import_connectors(model: OmniModel, path: Path) -> list[str]:
 
 
 def export_connectors(model: OmniModel, path: Path) -> None:
-    """Write the trained tensors as float16."""
+    """Write the trained tensors, numbers as float16, token ids as they are."""
     from safetensors.torch import save_file
 
-    save_file({name: t.detach().half().contiguous() for name, t in connector_tensors(model).items()}, str(path))
+    save_file({name: (t.detach().half() if t.is_floating_point() else t.detach()).contiguous()
+               for name, t in connector_tensors(model).items()}, str(path))

@@ -16,9 +16,11 @@ import torch
 
 from ..inputs.processor import Processor
 from ..inputs.text import Tokenizer
-from ..model.config import NanoConfig
+from ..model.config import NanoConfig, WordEarsConfig
+from ..model.encoders.projector import WordEars
 from ..model.omni import OmniModel
 from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, recall_at, train_concept_head
+from .ears import start_units
 from .export import export_connectors, import_connectors
 from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
@@ -34,12 +36,18 @@ from .warm_start import (
     warm_start_resampler,
 )
 
+SOUND_BESIDE_WORDS = 0.3
+"""How loud the sound's own tokens begin beside the words that are heard."""
 
-def build_model(tokenizer: Tokenizer, language_weights: Path) -> OmniModel:
-    """OmniModel of nano's shape with the language part's weights."""
+
+def build_model(tokenizer: Tokenizer, language_weights: Path, *, has_words: bool = False) -> OmniModel:
+    """OmniModel of nano's shape with the language part's weights; has_words: with ears for words."""
     from safetensors.torch import load_file
 
-    model = OmniModel(NanoConfig(), tokenizer.special.markers)
+    config = NanoConfig()
+    if has_words:
+        config = replace(config, hearing=replace(config.hearing, words=WordEarsConfig()))
+    model = OmniModel(config, tokenizer.special.markers)
     model.language.load_state_dict(load_file(str(language_weights)), strict=False)
     model.language.tie_weights()
     model.language.requires_grad_(False)
@@ -96,6 +104,27 @@ def seen_texts(sources: Sources) -> list[tuple[list[int], list[str]]]:
     return few * 4 + [(views, [spoken_label(label)]) for views, label, _ in sources.labels]
 
 
+def take_ears(model: OmniModel, path: Path) -> None:
+    """Put learned ears in: pieces as the language model's own embeddings, and the sound beside them turned down."""
+    state, projector = torch.load(path, weights_only=True), model.connectors.projector
+    projector.words.load_state_dict(state["ears"], strict=False)
+    table = model.language.get_input_embeddings().weight.detach()
+    start_units(projector.words, state["units"], table)
+    with torch.no_grad():
+        projector.words.place_words.zero_()
+        projector.words.nothing.zero_()
+        projector.out.weight.mul_(SOUND_BESIDE_WORDS)
+        projector.out.bias.mul_(SOUND_BESIDE_WORDS)
+
+
+def rest_ears(words: WordEars) -> None:
+    """What CTC has learned stays; only how its pieces are written goes on learning. Its dropout goes on too, so that
+    the language model gets used to what is misheard."""
+    words.requires_grad_(False)
+    for parameter in (words.unit_words, words.place_words, words.nothing):
+        parameter.requires_grad_(True)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m minicpm_o.training.nano", description=__doc__,
@@ -113,6 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lora-rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", type=Path, help="connectors.safetensors to go on from, instead of the warm start")
+    parser.add_argument("--ears", type=Path, help="what minicpm_o.training.ears has learned; begins with --start")
     parser.add_argument("--export-only", action="store_true", help="write the connectors of the checkpoint and end")
     return parser
 
@@ -128,11 +158,15 @@ def prepare_connectors(
         if options.start:
             left = import_connectors(model, options.start)
             print(f"begins with {options.start}" + (f", without {left}" if left else ""), flush=True)
+            if options.ears:
+                take_ears(model, options.ears)
         else:
             warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
         store = add_concepts(model, store, sources, tokenizer, options.run)
         torch.save(trainable_state(model), begun)
     model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
+    if model.connectors.projector.words is not None:
+        rest_ears(model.connectors.projector.words)
     return replace(store, images=replace(store.images, concept_logits=np.load(table)))
 
 
@@ -143,7 +177,7 @@ def main() -> None:
     options.run.mkdir(parents=True, exist_ok=True)
 
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    model = build_model(tokenizer, options.language)
+    model = build_model(tokenizer, options.language, has_words=options.ears is not None)
     config = TrainConfig(
         steps=options.steps, batch_size=options.batch_size, max_seconds=options.seconds, lora_rank=options.lora_rank
     )

@@ -31,6 +31,7 @@ from minicpm_o.checkpoints.parts import Package, Part, single
 from minicpm_o.checkpoints.storage import sha256_of
 from minicpm_o.errors import CheckpointError, DiskFullError, HashError, PartMissingError
 from minicpm_o.model.config import NanoConfig, tiny
+from projector_shapes import projector_shapes
 
 TEXT_TOKENS, FRAMES = 448, 1500
 
@@ -84,19 +85,13 @@ def recipe(tmp_path: Path, part_folder: Path, config: NanoConfig) -> Recipe:
     from safetensors.numpy import save_file
 
     rng, width = np.random.default_rng(2), config.language.width
-    hidden, pooled = config.hearing.projector_hidden, 5 * config.hearing.width
     shapes = {
         "markers.weight": (7, width),
         "lora.layers.1.q_proj.a": (4, width),
         "lora.layers.1.q_proj.b": (width, 4),
         "lora.layers.0.down_proj.a": (4, config.language.ffn),
         "lora.layers.0.down_proj.b": (width, 4),
-        "projector.norm.weight": (config.hearing.width,),
-        "projector.norm.bias": (config.hearing.width,),
-        "projector.hidden.weight": (hidden, pooled),
-        "projector.hidden.bias": (hidden,),
-        "projector.out.weight": (width, hidden),
-        "projector.out.bias": (width,),
+        **projector_shapes(config),
     }
     connectors = tmp_path / "connectors.safetensors"
     save_file({name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}, connectors)

@@ -12,6 +12,7 @@ from minicpm_o.rates import AUDIO_RATE_HZ, UNIT_AUDIO_TOKENS
 from minicpm_o.runtime import encoders
 from minicpm_o.runtime.device import DevicePlan, make_session
 from minicpm_o.runtime.encoders import HearingEncoder, VisionEncoder, block_causal_bias, whole_seconds
+from projector_shapes import projector_shapes
 
 CONFIG = tiny()
 PLAN = DevicePlan(threads=1, provider="CPUExecutionProvider", memory_mb={}, reasons=())
@@ -36,10 +37,7 @@ def encoder_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def projector_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    width, hidden, out = CONFIG.hearing.width, CONFIG.hearing.projector_hidden, CONFIG.language.width
-    sizes = {"norm.weight": (width,), "norm.bias": (width,), "hidden.weight": (hidden, 5 * width),
-             "hidden.bias": (hidden,), "out.weight": (out, hidden), "out.bias": (out,)}
-    return {f"projector.{name}": rng.normal(0, 0.3, size).astype(np.float32) for name, size in sizes.items()}
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in projector_shapes(CONFIG).items()}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ H heads, K head width, T text tokens, P text tokens already read, V vocabulary. 
 Batch is 1.
 
 hearing_encoder    log_mel (1, M, F), F even; attention_bias (F2, F2) -> encoder_out (1, F2, E)
-hearing_projector  encoder_out (1, F2, E), F2 a multiple of 5 -> tokens (1, F2 / 5, D)
+hearing_projector  encoder_out (1, F2, E), F2 a multiple of 50 -> tokens (1, F2 / 5, D)
 recogniser_cross   encoder_out (1, F2, E) -> cross_k, cross_v (L, 1, H, F2, K)
 recogniser         ids (1, T) int64, past_k, past_v (L, 1, H, P, K), cross_k, cross_v -> logits (1, V) of the last
                    token, present_k, present_v (L, 1, H, P + T, K)
@@ -28,12 +28,19 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import OptionError
-from ...model.config import HearingConfig, NanoConfig, WhisperEncoderConfig
-from ...rates import AUDIO_POOL
+from ...model.config import HearingConfig, NanoConfig, WhisperEncoderConfig, WordEarsConfig
+from ...rates import AUDIO_POOL, UNIT_AUDIO_TOKENS, UNIT_ENCODER_FRAMES, exact_div
 from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, pack_nbits, take
 
 EncoderShape = HearingConfig | WhisperEncoderConfig
 """Whose encoder: nano's or the official models'; what they share is shared below (and in `whisper`)."""
+LayerShape = EncoderShape | WordEarsConfig
+"""Whose layers: an encoder's, or those of nano's ears for words."""
+
+
+WORD_STACK = 2
+"""Encoder frames that CTC reads at once."""
+WORD_STEPS = exact_div(UNIT_ENCODER_FRAMES, WORD_STACK)
 
 
 def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
@@ -51,31 +58,107 @@ def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: P
     bias = graph.node("Unsqueeze", ["attention_bias", graph.integers("first_axes", 0, 1)], "attention_bias_4d")
     x = add_positions(graph, weights, shape, convolutions(graph, weights, shape))
     for layer in range(shape.encoder_layers):
-        x = encoder_layer(graph, weights, shape, layer, x, bias, bits=bits, block_size=block_size)
+        x = encoder_layer(graph, weights, shape, f"model.encoder.layers.{layer}", x, bias, bits=bits,
+                          block_size=block_size)
     layer_norm(graph, weights, shape.width, "model.encoder.layer_norm", x, out="encoder_out")
     graph.save(path, external=True)
 
 
 def build_projector(connector: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                     block_size: int = 32) -> None:
-    """Write the graph of `model.encoders.projector`: norm, five frames side by side, two layers.
+    """Write the graph of `model.encoders.projector`: what it sounded like and, second by second, which words it said.
 
     Raises CheckpointError if a tensor is absent or misshapen, OptionError for bits that cannot be run.
     """
     check_bits(bits, block_size)
-    width, hidden = config.hearing.width, config.hearing.projector_hidden
     graph = GraphBuilder("hearing_projector")
-    graph.input("encoder_out", FLOAT, [1, "frames", width])
+    graph.input("encoder_out", FLOAT, [1, "frames", config.hearing.width])
     graph.output("tokens", FLOAT, [1, "audio_tokens", config.language.width])
+    shape = config.hearing.words
+    sound = sound_tokens(graph, connector, config, out=None if shape else "tokens", bits=bits, block_size=block_size)
+    if shape is not None:
+        words = word_tokens(graph, connector, config, shape, bits=bits, block_size=block_size)
+        graph.node("Add", [sound, words], "sound_and_words", out="tokens")
+    graph.save(path)
+
+
+def sound_tokens(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, *, out: str | None,
+                 bits: int | None, block_size: int) -> str:
+    """Norm, five frames side by side, two layers -> (1, F2 / 5, D)."""
+    width, hidden = config.hearing.width, config.hearing.projector_hidden
     x = layer_norm(graph, connector, width, "projector.norm", "encoder_out")
     x = graph.node("Reshape", [x, graph.integers("pooled_shape", 1, -1, AUDIO_POOL * width)], "pooled")
     for name, rows, columns in (("hidden", hidden, AUDIO_POOL * width), ("out", config.language.width, hidden)):
         matrix = take(connector, f"projector.{name}.weight", [rows, columns])
         shift = take(connector, f"projector.{name}.bias", [rows])
-        out = "tokens" if name == "out" else None
-        x = graph.linear(x, matrix, shift, f"projector.{name}", bits=bits, block_size=block_size, out=out)
-        x = x if out else graph.node("Gelu", [x], "projector.gelu")
-    graph.save(path)
+        last = out if name == "out" else None
+        x = graph.linear(x, matrix, shift, f"projector.{name}", bits=bits, block_size=block_size, out=last)
+        x = graph.node("Gelu", [x], "projector.gelu") if name == "hidden" else x
+    return x
+
+
+def word_tokens(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, shape: WordEarsConfig, *,
+                bits: int | None, block_size: int) -> str:
+    """`WordEars`: CTC's likeliest path of each second, its pieces in the second's places -> (1, F2 / 5, D)."""
+    logits = word_logits(graph, connector, config, shape, bits=bits, block_size=block_size)
+    heard, certainty, goes_to = word_places(graph, logits)
+    width, units, name = config.language.width, shape.units, "projector.words"
+    table = graph.constant(f"{name}.unit_words", take(connector, f"{name}.unit_words", [units + 1, width]))
+    words = graph.node("Mul", [graph.node("Gather", [table, heard], "unit_rows"), certainty], "units_heard")
+    placed = graph.node("MatMul", [goes_to, words], "units_placed")  # (S, 10, 25) x (S, 25, D)
+    filled = graph.node("ReduceSum", [goes_to, graph.integers("last_axis", -1)], "places_filled", keepdims=1)
+    empty = graph.node("Sub", [graph.scalar("one", 1.0), filled], "places_left")
+    nothing = graph.constant(f"{name}.nothing", take(connector, f"{name}.nothing", [width]))
+    placed = graph.node("Add", [placed, graph.node("Mul", [empty, nothing], "nothing_heard")], "places")
+    rank = graph.constant(f"{name}.place_words", take(connector, f"{name}.place_words", [UNIT_AUDIO_TOKENS, width]))
+    placed = graph.node("Add", [placed, rank], "places_told_apart")
+    return graph.node("Reshape", [placed, graph.integers("tokens_shape", 1, -1, width)], "word_tokens")
+
+
+def word_logits(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, shape: WordEarsConfig, *,
+                bits: int | None, block_size: int) -> str:
+    """(1, F2, E) -> (S, 25, U + 1), each second by itself."""
+    name, stacked = "projector.words", WORD_STACK * config.hearing.width
+    x = layer_norm(graph, connector, config.hearing.width, f"{name}.norm", "encoder_out")
+    x = graph.node("Reshape", [x, graph.integers("seconds_shape", -1, WORD_STEPS, stacked)], "seconds")
+    for part, rows, columns in (("stacked", shape.width, stacked), ("classes", shape.units + 1, shape.width)):
+        matrix = take(connector, f"{name}.{part}.weight", [rows, columns])
+        shift = take(connector, f"{name}.{part}.bias", [rows])
+        x = x if part == "stacked" else _word_layers(graph, connector, shape, x, bits=bits, block_size=block_size)
+        x = graph.linear(x, matrix, shift, f"{name}.{part}", bits=bits, block_size=block_size)
+    return x
+
+
+def _word_layers(graph: GraphBuilder, connector: Mapping[str, np.ndarray], shape: WordEarsConfig, x: str, *,
+                 bits: int | None, block_size: int) -> str:
+    """Positions and layers of the small transformer."""
+    name = "projector.words"
+    place = graph.constant(f"{name}.position", take(connector, f"{name}.position", [WORD_STEPS, shape.width]))
+    x = graph.node("Add", [x, place], f"{name}.placed")
+    for layer in range(shape.layers):
+        x = encoder_layer(graph, connector, shape, f"{name}.layers.{layer}", x, "", bits=bits, block_size=block_size)
+    return layer_norm(graph, connector, shape.width, f"{name}.last_norm", x)
+
+
+def word_places(graph: GraphBuilder, logits: str) -> tuple[str, str, str]:
+    """Of (S, 25, U + 1): heard (S, 25) class, certainty (S, 25, 1), goes_to (S, 10, 25) 1 where a step has a place."""
+    last = graph.integers("last_axis", -1)
+    chances = graph.node("Softmax", [logits], "chances", axis=-1)
+    certainty = graph.node("Sqrt", [graph.node("ReduceMax", [chances, last], "highest", keepdims=1)], "certainty")
+    heard = graph.node("ArgMax", [chances], "heard", axis=-1, keepdims=0)
+    blank = graph.constant("blank", np.array(0, dtype=np.int64))
+    before = graph.node("Pad", [graph.node("Slice", [heard, graph.integers("first", 0),
+                                                     graph.integers("but_last", -1), last], "earlier"),
+                                graph.integers("one_before", 0, 1, 0, 0), blank], "heard_before")
+    is_same = graph.node("Equal", [heard, before], "is_same")
+    is_old = graph.node("Or", [is_same, graph.node("Equal", [heard, blank], "is_blank")], "is_old")
+    is_new = graph.node("Cast", [graph.node("Not", [is_old], "is_new")], "is_new_number", to=INT64)
+    counted = graph.node("CumSum", [is_new, graph.constant("steps_axis", np.array(1, dtype=np.int64))], "counted")
+    place = graph.node("Mul", [counted, is_new], "place")  # 1 for the first piece of the second, 0 for none
+    place = graph.node("Unsqueeze", [place, graph.integers("middle_axis", 1)], "place_row")
+    numbers = graph.constant("place_numbers", np.arange(1, UNIT_AUDIO_TOKENS + 1, dtype=np.int64)[:, None])
+    goes_to = graph.node("Cast", [graph.node("Equal", [place, numbers], "is_place")], "goes_to", to=FLOAT)
+    return heard, certainty, goes_to
 
 
 def build_cross(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
@@ -149,10 +232,9 @@ def add_positions(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape:
     return graph.node("Add", [x, places], "placed")
 
 
-def encoder_layer(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: HearingConfig, layer: int, x: str,
+def encoder_layer(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: LayerShape, name: str, x: str,
                   bias: str, *, bits: int | None, block_size: int) -> str:
-    """Self-attention under the bias, then feed-forward, each behind its norm and added to its input."""
-    name = f"model.encoder.layers.{layer}"
+    """Self-attention under the bias ("": none), then feed-forward, each behind its norm and added to its input."""
     normed = layer_norm(graph, weights, shape.width, f"{name}.self_attn_layer_norm", x)
     projected = [projection(graph, weights, shape, f"{name}.self_attn.{part}_proj", normed, bits, block_size)
                  for part in "qkv"]
@@ -163,7 +245,7 @@ def encoder_layer(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape:
     return feed_forward(graph, weights, shape, name, x, bits, block_size)
 
 
-def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: EncoderShape, name: str, x: str,
+def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: LayerShape, name: str, x: str,
                  bits: int | None, block_size: int) -> str:
     """Norm, widen, GELU, narrow, add."""
     h = layer_norm(graph, weights, shape.width, f"{name}.final_layer_norm", x)
@@ -182,7 +264,7 @@ def layer_norm(graph: GraphBuilder, weights: Mapping[str, np.ndarray], width: in
     return graph.layer_norm(x, gain, shift, name, out=out)
 
 
-def projection(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: EncoderShape, name: str, x: str,
+def projection(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: LayerShape, name: str, x: str,
                bits: int | None, block_size: int) -> str:
     """One square matrix of an attention with its bias, which Whisper's keys do not have."""
     matrix = take(weights, f"{name}.weight", [shape.width, shape.width])
