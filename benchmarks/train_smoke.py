@@ -43,7 +43,7 @@ def command(recipe: str, run: Path, *changes: str, ranks: int = 1) -> list[str]:
     """The command line that a person would type."""
     python = [sys.executable, "-m"]
     launcher = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
-    return [*(launcher if ranks > 1 else python), "minicpm_o", "train", recipe, *changes, "--run", str(run), "--quiet"]
+    return [*(launcher if ranks > 1 else python), "minicpm_o", "train", recipe, *changes, "--out", str(run), "--quiet"]
 
 
 def run(recipe: str, folder: Path, *changes: str, ranks: int = 1) -> list[dict[str, float]]:

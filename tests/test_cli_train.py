@@ -46,7 +46,7 @@ def test_a_look_ahead_trains_nothing(capsys: Any, tmp_path: Path, monkeypatch: p
 
 def test_a_run_and_how_it_goes_on(capsys: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert run(["train", "tiny-sft", "run.steps=3", "run.save_every=2", *FAST, "--run", str(folder), "--quiet",
+    assert run(["train", "tiny-sft", "run.steps=3", "run.save_every=2", *FAST, "--out", str(folder), "--quiet",
                 "--json"]) == 0
     made = told(capsys)
     rows = read_metrics(folder / "metrics.jsonl")
@@ -55,10 +55,10 @@ def test_a_run_and_how_it_goes_on(capsys: Any, tmp_path: Path) -> None:
     assert (folder / "change" / "base.json").is_file() and (folder / "curves.png").stat().st_size > 1000
     told_of = json.loads((folder / "run.json").read_text())
     assert told_of["seed"] == 0 and told_of["torch"] and "steps: 3" in (folder / "recipe.yaml").read_text()
-    assert run(["train", "tiny-sft", "run.steps=3", "run.save_every=2", *FAST, "--run", str(folder), "--quiet"]) == 0
+    assert run(["train", "tiny-sft", "run.steps=3", "run.save_every=2", *FAST, "--out", str(folder), "--quiet"]) == 0
     assert read_metrics(folder / "metrics.jsonl") == rows, "what is done is done"
     capsys.readouterr()
-    assert run(["train", "tiny-sft", "run.steps=3", "run.seed=1", *FAST, "--run", str(folder), "--quiet"]) == 2
+    assert run(["train", "tiny-sft", "run.steps=3", "run.seed=1", *FAST, "--out", str(folder), "--quiet"]) == 2
     assert "run.seed is 1, was 0" in capsys.readouterr().err
 
 

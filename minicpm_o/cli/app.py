@@ -342,7 +342,7 @@ def train(
         "A YAML file, or the name of a recipe of the package (--list shows them)."))] = "",
     changes: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False, help=(
         "Fields of the recipe to change, such as optim.lr=3e-4 run.steps=20."))] = None,
-    run: Annotated[Path | None, typer.Option("--run", show_default=False, help=(
+    out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help=(
         "Folder of the run; one that is there already goes on. By default a new one in runs/."))] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=(
         "Print the whole recipe, what would learn and how much memory it takes; train nothing."))] = False,
@@ -358,7 +358,7 @@ def train(
 
     if list_all or not recipe:
         return show_recipes(as_json)
-    return train_model(recipe, changes or [], run, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    return train_model(recipe, changes or [], out, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
 
 @data.callback(invoke_without_command=True)

@@ -54,7 +54,7 @@ def train_model(name: str, changes: Sequence[str], run: Path | None, *, dry_run:
             exported = run_recipe(recipe, path, data_folder=folder, show=show)
         except KeyboardInterrupt:
             say(f"stopped; a checkpoint is in {path / 'checkpoints'}. Go on with: minicpm-o train {name} "
-                f"{' '.join(changes)} --run {path}")
+                f"{' '.join(changes)} --out {path}")
             raise
     made = {"run": str(path), "export": str(exported), "metrics": str(path / "metrics.jsonl"),
             "curves": str(path / "curves.png")}

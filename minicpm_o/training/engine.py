@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -432,7 +433,7 @@ def check_same(held: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path)
     if differ:
         shown = "; ".join(f"{name} is {ours.get(name)!r}, was {theirs.get(name)!r}" for name in differ[:5])
         raise CheckpointError(f"{folder} holds a run of another recipe: {shown}; give the recipe that it was begun "
-                              f"with, or another folder with --run")
+                              f"with, or another folder with --out")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -469,8 +470,12 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _dcp_save(tensors: dict[str, Any], folder: Path) -> None:
-    dcp.save(tensors, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one process saves alone is meant
+        dcp.save(tensors, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
 
 
 def _dcp_load(tensors: dict[str, Any], folder: Path) -> None:
-    dcp.load(tensors, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # likewise
+        dcp.load(tensors, checkpoint_id=str(folder), no_dist=not dist.is_initialized())

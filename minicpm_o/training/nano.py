@@ -21,12 +21,15 @@ from ..model.encoders.projector import WordEars
 from ..model.omni import OmniModel
 from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, recall_at, train_concept_head
 from .ears import start_units
+from .engine import Checkpoints, StepReport, World, train
 from .export import export_connectors, import_connectors
 from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
 from .lora import add_lora
 from .mixture import Mixture, Sources, gather, read_rows, validation_samples
-from .trainer import TrainConfig, collate, evaluate_loss, train, trainable_state
+from .recipe import ModelSection, OptimSection, Recipe, RunSection
+from .run_folder import RunFolder
+from .trees import TreeFeed, TreeObjective, batches, held_out_loss
 from .warm_start import (
     SeenWords,
     content_tokens,
@@ -135,15 +138,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", type=Path, required=True, help="language part as safetensors")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the language part")
     parser.add_argument("--run", type=Path, required=True, help="run folder: checkpoint, metrics, connectors")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="length of the main stage")
     parser.add_argument("--warm-seconds", type=float, default=720.0, help="length of the connectors' warm start")
     parser.add_argument("--batch-size", type=int, default=6, help="trees of questions a step")
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--micro-batch-size", type=int, default=3, help="trees that run together")
+    parser.add_argument("--steps", type=int, default=600, help="of the main stage; about 7 s each on two cores")
     parser.add_argument("--lora-rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", type=Path, help="connectors.safetensors to go on from, instead of the warm start")
     parser.add_argument("--ears", type=Path, help="what minicpm_o.training.ears has learned; begins with --start")
-    parser.add_argument("--export-only", action="store_true", help="write the connectors of the checkpoint and end")
     return parser
 
 
@@ -163,11 +165,36 @@ def prepare_connectors(
         else:
             warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
         store = add_concepts(model, store, sources, tokenizer, options.run)
-        torch.save(trainable_state(model), begun)
+        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        torch.save({name: tensor for name, tensor in model.state_dict().items() if name in names}, begun)
     model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
     if model.connectors.projector.words is not None:
         rest_ears(model.connectors.projector.words)
     return replace(store, images=replace(store.images, concept_logits=np.load(table)))
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The main stage in the engine's words; its samples come from the caches, so that it has no sources."""
+    return Recipe.model_construct(
+        stage="sft", model=ModelSection(name="nano"), data=None,
+        optim=OptimSection(lr=1e-3, group_lr={"model.language.": 8e-4}, betas=(0.9, 0.98), weight_decay=0.02,
+                           warmup_steps=30),
+        run=RunSection(steps=options.steps, batch_size=options.batch_size, save_every=25, log_every=10,
+                       micro_batch_size=options.micro_batch_size, tensorboard=False))
+
+
+def run_main_stage(model: OmniModel, feed: TreeFeed, recipe: Recipe, folder: Path) -> None:
+    """Train, from the newest checkpoint in the folder where there is one; writes metrics.jsonl beside it."""
+    run = RunFolder(folder, recipe, World())
+    begun = Checkpoints(run.checkpoints, recipe, World()).steps()
+    run.open(begun[-1] if begun else 0)
+
+    def report(done: StepReport) -> None:
+        row = run.note(done, feed.counts())
+        if "tokens_per_s" in row:
+            print({name: round(value, 3) for name, value in row.items() if isinstance(value, int | float)}, flush=True)
+
+    train(TreeObjective(model.train()), feed, recipe, run.checkpoints, World(), report)
 
 
 def main() -> None:
@@ -178,17 +205,7 @@ def main() -> None:
 
     tokenizer = Tokenizer.from_file(options.tokenizer)
     model = build_model(tokenizer, options.language, has_words=options.ears is not None)
-    config = TrainConfig(
-        steps=options.steps, batch_size=options.batch_size, max_seconds=options.seconds, lora_rank=options.lora_rank
-    )
-    add_lora(model, config.lora_rank, config.lora_dropout)
-    if options.export_only:
-        state = torch.load(options.run / "checkpoint.pt", weights_only=True)
-        for held in (torch.load(options.run / "begun.pt", weights_only=True), state["model"]):
-            model.load_state_dict(held, strict=False)
-        export_connectors(model, options.run / "connectors.safetensors")
-        print(f"step {state['step']}: {options.run / 'connectors.safetensors'}")
-        return
+    add_lora(model, options.lora_rank, 0.0)
     sounds = sorted((options.features / "audio").glob("*_frames.npy"))
     stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
     store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
@@ -200,11 +217,12 @@ def main() -> None:
     store = prepare_connectors(model, store, sources, tokenizer, options)
     report_concepts(model, store, kept_out, options.run)
     mixture = Mixture(processor, store, sources)
-    train(model, lambda rng: mixture.draw(rng, config.batch_size), store, config, options.run)
+    feed = TreeFeed(lambda rng: mixture.draw(rng, options.batch_size), store, options.micro_batch_size)
+    run_main_stage(model, feed, recipe_of(options), options.run)
     export_connectors(model, options.run / "connectors.safetensors")
     checks = validation_samples(Mixture(processor, store, kept_out), 16)
-    batches = (collate(checks[i : i + 16], store) for i in range(0, len(checks), 16))
-    print("kept-out loss", {k: round(v, 3) for k, v in evaluate_loss(model, batches).items()})
+    losses = held_out_loss(model, batches(checks, store, 16))
+    print("kept-out loss", {task: round(loss, 3) for task, loss in losses.items()})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -21,8 +20,10 @@ from minicpm_o.training.export import connector_tensors, export_connectors, impo
 from minicpm_o.training.features import AudioCache, FeatureStore, ImageCache  # noqa: E402
 from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
 from minicpm_o.training.lora import add_lora  # noqa: E402
+from minicpm_o.training.nano import make_parser, recipe_of, run_main_stage  # noqa: E402
+from minicpm_o.training.run_folder import read_metrics  # noqa: E402
 from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
-from minicpm_o.training.trainer import TrainConfig, train  # noqa: E402
+from minicpm_o.training.trees import TreeFeed, batches, held_out_loss  # noqa: E402
 from minicpm_o.training.warm_start import content_tokens  # noqa: E402
 
 
@@ -100,33 +101,39 @@ def test_a_sample_is_the_runtimes_prompt_with_branches() -> None:
         assert answer[-1] == ByteTokenizer.special.im_end, "an answer learns to end"
 
 
-def test_loss_falls_and_a_killed_run_resumes_to_the_same_losses(store: FeatureStore, tmp_path: Path) -> None:
-    config = TrainConfig(steps=6, batch_size=2, micro_batch_size=2, warmup_steps=1, log_every=1, save_every=3,
-                         lora_rank=2, lora_dropout=0.0, max_seconds=1e9)
-    train(make_model(), draw, store, config, tmp_path / "whole")
-    whole = read_losses(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(make_model(), interrupted_after(3), store, config, tmp_path / "killed")
-    train(make_model(), draw, store, config, tmp_path / "killed")
-    resumed = {row["step"]: row for row in read_losses(tmp_path / "killed")}
-    assert whole[-1]["naming"] < whole[0]["naming"]
-    for row in whole:
-        assert resumed[row["step"]]["naming"] == pytest.approx(row["naming"], abs=2e-3)
+def test_the_main_stage_learns_and_goes_on(store: FeatureStore, tmp_path: Path) -> None:
+    options = make_parser().parse_args(["--data", ".", "--features", ".", "--language", ".", "--tokenizer", ".",
+                                        "--run", ".", "--steps", "6", "--batch-size", "2"])
+    recipe = recipe_of(options)
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"save_every": 3, "log_every": 1})})
+    run_main_stage(make_model(), TreeFeed(draw, store, 2), recipe, tmp_path / "whole")
+    whole = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert whole[-1]["next_token/naming"] < whole[0]["next_token/naming"]
+    with pytest.raises(ZeroDivisionError):
+        run_main_stage(make_model(), TreeFeed(broken_after(4), store, 2), recipe, tmp_path / "cut")
+    run_main_stage(make_model(), TreeFeed(draw, store, 2), recipe, tmp_path / "cut")
+    resumed = read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert [row["loss"] for row in resumed] == [row["loss"] for row in whole]
+    assert whole[-1]["samples"] == {"ears": 6, "naming": 6, "presence": 6} == resumed[-1]["samples"]
 
 
-def interrupted_after(steps: int):
+def broken_after(steps: int):
     calls = iter(range(1000))
 
     def drawn(rng: random.Random) -> list[s.Sample]:
         if next(calls) == steps:
-            raise KeyboardInterrupt
+            raise ZeroDivisionError
         return draw(rng)
 
     return drawn
 
 
-def read_losses(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def test_a_tree_learns_what_its_questions_learn_alone(store: FeatureStore) -> None:
+    model, tree = make_model().eval(), draw(random.Random(0))[0]
+    whole = held_out_loss(model, batches([tree], store, 1))
+    questions = [s.Branch("naming", "q", "cat"), s.Branch("presence", "p", "no")]
+    alone = [s.lay_out(Layout(), s.Trunk(images=tree.image_rows), [branch]) for branch in questions]
+    assert held_out_loss(model, batches(alone, store, 2)) == pytest.approx(whole, abs=1e-4)
 
 
 def test_exported_lora_is_the_adapter_with_its_scale() -> None:
