@@ -4,8 +4,8 @@
 
 A small model of 4.5's parts is pre-trained and tuned on made pictures (those of `pretrain_tasks`) until it describes
 and answers moderately; then it is aligned twice from the same weights: by DPO on pairs of a true description and one
-with words exchanged, and by GRPO, whose answers are rewarded by rule: right ones, what they name rightly, less what they
-invent.
+with words exchanged, and by GRPO, whose answers are rewarded by rule: right ones, and what they name rightly less what
+they invent.
 Whole sentences are kept out, so that no composition that is asked was ever learned.
 """
 
@@ -46,7 +46,8 @@ VALUES: dict[str, Sequence[str]] = {"size": list(made.SIZES), "colour": made.HUE
 
 
 PRETRAIN = pretrain.PretrainConfig.model_validate({
-    "next_token": {"learn": "answers"}, "contrastive": {"media": ["image"]}, "matching": {"media": ["image"]}, "masked_image": {},
+    "next_token": {"learn": "answers"}, "masked_image": {},
+    "contrastive": {"media": ["image"]}, "matching": {"media": ["image"]},
     "phases": [{"until": 0.1, "train": ["connectors", "heads", "vision"]}, {"train": ["all"]}]})
 REWARDS = {"facts": 1.0, "answer": 1.0, "fluency": 0.2}
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,17 +29,15 @@ from ..errors import InputError, OptionError
 from ..inputs.messages import Message, TextPart
 from ..model.omni import EncodedMedia, OmniModel
 from .examples import Example
+from .feeds import Draws, StageFeed
 from .objectives.policy import advantages, grpo
 from .objectives.preference import dpo
-from .pretrain_feed import NAMED_SKIPS, Draws
 from .rewards import REWARDS, length_rewards, total_reward
 from .rows import NOT_LEARNED, Batch, Media, Row, collate
 from .sampling import SamplingSettings, answered_row, batch_logps, sample_answers
 from .save import base_fingerprint
-from .terms import Objective, Term
+from .terms import Objective, Term, model_blocks, seed_of
 from .trainee import Trainee
-
-_LOG = logging.getLogger("minicpm_o")
 
 
 class DpoConfig(BaseModel, frozen=True, extra="forbid"):
@@ -94,7 +90,7 @@ class AlignConfig(BaseModel, frozen=True, extra="forbid"):
     """Longest prompt with answer; longer ones are skipped and counted."""
 
 
-def build(config: AlignConfig, trainee: Trainee, data: Draws, seed: int) -> tuple[Objective, Feed]:
+def build(config: AlignConfig, trainee: Trainee, data: Draws, seed: int) -> tuple[Objective, AlignFeed]:
     """The stage for the engine; takes the model as it is now for its reference."""
     reference = Reference(trainee.model, None if config.method == "grpo" else config.dpo.cache)
     if config.method == "dpo":
@@ -219,8 +215,7 @@ class AlignObjective(Objective):
         return sum(batch.num_tokens for batch in micro.batches)
 
     def blocks(self) -> Sequence[nn.Module]:
-        towers = (self.model.vision, self.model.hearing)
-        return [*self.model.decoder.model.layers, *(tower for tower in towers if tower is not None)]
+        return model_blocks(self.model)
 
 
 class DpoObjective(AlignObjective):
@@ -251,45 +246,24 @@ class DpoObjective(AlignObjective):
         return PairMicro(micro.chosen.to(device), micro.rejected.to(device), micro.count)
 
 
-class Feed:
-    """The mixture's examples, laid out; what cannot be used is skipped, named and counted."""
+class AlignFeed(StageFeed):
+    """The mixture's examples, laid out."""
 
     def __init__(self, config: AlignConfig, trainee: Trainee, data: Draws) -> None:
-        self.config, self.trainee, self.data = config, trainee, data
-        self._skipped: Counter[str] = Counter()
-
-    def step(self, step: int) -> list[Any]:
-        return [self.micro(examples, step, number) for number, examples in enumerate(self.data.draw(step))]
-
-    def micro(self, examples: Sequence[Example], step: int, number: int) -> Any:
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Any]:
-        return {"data": self.data.state(), "skipped": dict(self._skipped)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.data.load(state["data"])
-        self._skipped = Counter(state["skipped"])
-
-    def counts(self) -> dict[str, int]:
-        return {**self.data.counts(), **{f"skipped {task}": count for task, count in sorted(self._skipped.items())}}
-
-    def _skip(self, example: Example, error: InputError) -> None:
-        self._skipped[example.task] += 1
-        if sum(self._skipped.values()) <= NAMED_SKIPS:
-            _LOG.warning("skipped %s (%s): %s", example.name or "a sample without a name", example.task, error)
+        super().__init__(trainee, data)
+        self.config = config
 
 
-class PairFeed(Feed):
+class PairFeed(AlignFeed):
     """Pairs for DPO."""
 
-    def micro(self, examples: Sequence[Example], step: int, number: int) -> PairMicro:
+    def micro(self, examples: Sequence[Example], step: int = 0, number: int = 0) -> PairMicro:
         pairs = []
         for example in examples:
             try:
                 pairs.append(self._pair(example))
             except InputError as error:
-                self._skip(example, error)
+                self.skip(example, error)
         if pairs:
             chosen, rejected = zip(*pairs, strict=True)
             return PairMicro(collate(chosen), collate(rejected), len(pairs))
@@ -339,10 +313,10 @@ class PromptMicro:
         return (collate(self.prompts),)
 
 
-class PromptFeed(Feed):
+class PromptFeed(AlignFeed):
     """Prompts for GRPO: conversations without their last answer."""
 
-    def micro(self, examples: Sequence[Example], step: int, number: int) -> PromptMicro:
+    def micro(self, examples: Sequence[Example], step: int = 0, number: int = 0) -> PromptMicro:
         prompts, facts = [], []
         for example in examples:
             try:
@@ -351,7 +325,7 @@ class PromptFeed(Feed):
                 facts.append(example.facts)
             except InputError as error:
                 del prompts[len(facts) :]
-                self._skip(example, error)
+                self.skip(example, error)
         if prompts:
             return PromptMicro(tuple(prompts), tuple(facts), step, number, len(prompts))
         stand_in = self.trainee.prompt([Message("user", (TextPart("nothing"),))], "the stand-in")
@@ -378,7 +352,7 @@ class GrpoObjective(AlignObjective):
         config = self.config
         prompts = [prompt for prompt in micro.prompts for _ in range(config.group)]
         answers = sample_answers(self.model, prompts, self.end_ids, SamplingSettings(
-            config.max_tokens, config.temperature, _seed(self.seed, micro.step, micro.number, _rank())))
+            config.max_tokens, config.temperature, seed_of(self.seed, micro.step, micro.number, _rank())))
         rewards, told = self._rewards(micro, answers)
         device = next(self.model.parameters()).device
         batch = collate([answered_row(row, said) for row, said in zip(prompts, answers, strict=True)]).to(device)
@@ -413,10 +387,6 @@ class GrpoObjective(AlignObjective):
 
     def counts(self, micro: PromptMicro) -> dict[str, float]:
         return {"grpo": micro.count * self.config.group}
-
-
-def _seed(*numbers: int) -> int:
-    return int(hashlib.sha256("/".join(map(str, numbers)).encode()).hexdigest()[:12], 16)
 
 
 def _rank() -> int:

@@ -12,7 +12,6 @@ not depend on how many ranks share a step.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from ..checkpoints.storage import check_room, write_atomic, writing_to
 from ..errors import CheckpointError, OptionError, TrainingError
 from .recipe import OptimSection, Recipe
-from .terms import Feed, Objective, Term
+from .terms import Feed, Objective, Term, seed_of
 
 STATE_FILE = "state.json"
 _SPARE_BYTES = 10_000_000
@@ -122,7 +121,7 @@ def train(objective: Objective, feed: Feed, recipe: Recipe, folder: Path, world:
 def one_step(network: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer, feed: Feed, recipe: Recipe,
              world: World, step: int) -> StepReport:
     """Forward and backward over this rank's micro-batches, one update; step counts from 0."""
-    torch.manual_seed(_seed(recipe.run.seed, step, world.rank))
+    torch.manual_seed(seed_of(recipe.run.seed, step, world.rank))
     share = rate(step, recipe.run.steps, recipe.optim)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * share
@@ -362,10 +361,6 @@ def clip_gradients(objective: Objective, limit: float) -> float:
     if torch.isfinite(whole):
         nn.utils.clip_grads_with_norm_(parameters, limit, whole)
     return float(whole)
-
-
-def _seed(*numbers: int) -> int:
-    return int(hashlib.sha256("/".join(map(str, numbers)).encode()).hexdigest()[:12], 16)
 
 
 # Checkpoints

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
+from .feeds import Draws
 from .heads import PretrainHeads
 from .objectives.contrastive import ContrastiveConfig, Embedded, embed_all, info_nce, sigmoid
 from .objectives.masked_audio import MaskedAudioConfig, masked_audio
@@ -29,8 +30,8 @@ from .objectives.matching import MatchingConfig, matching
 from .objectives.next_token import NextTokenConfig, next_token
 from .objectives.pairs import Pairs, SeenPairs, see_pairs
 from .objectives.switch import Switch
-from .pretrain_feed import KINDS, Draws, PretrainFeed, PretrainMicro
-from .terms import Objective, Term
+from .pretrain_feed import KINDS, PretrainFeed, PretrainMicro
+from .terms import Objective, Term, model_blocks
 from .trainee import Trainee
 
 Trained = Literal["all", "heads", "connectors", "language", "vision", "hearing"]
@@ -188,8 +189,7 @@ class PretrainObjective(Objective):
 
     def blocks(self) -> Sequence[nn.Module]:
         """Layers of the language model, and each tower whole: ranks see different numbers of pictures."""
-        towers = (self.model.vision, self.model.hearing)
-        return [*self.model.decoder.model.layers, *(tower for tower in towers if tower is not None)]
+        return model_blocks(self.model)
 
     def to_micro(self, micro: PretrainMicro, device: Any) -> PretrainMicro:
         return micro.to(device)

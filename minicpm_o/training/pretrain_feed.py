@@ -7,11 +7,9 @@ sharded ones must, or they would wait for each other for ever.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from ..inputs.messages import AudioPart, ImagePart, Message, Part, TextPart
 from ..model.config import NanoConfig
 from ..rates import AUDIO_RATE_HZ
 from .examples import Example
+from .feeds import Draws, StageFeed
 from .objectives.masked_audio import MaskedFrames, collate_frames, frames_per_token, hide_frames
 from .objectives.masked_image import MaskedPatches, collate_patches, hide_patches
 from .objectives.masked_language import MaskedWords, collate_words, mask_words
@@ -39,24 +38,7 @@ if TYPE_CHECKING:
     from .pretrain import PretrainConfig
 
 KINDS: dict[str, type[Part]] = {"image": ImagePart, "audio": AudioPart}
-NAMED_SKIPS = 5
-"""Skipped samples that are named in the log; all are counted."""
 LaidT = TypeVar("LaidT")
-_LOG = logging.getLogger("minicpm_o")
-
-
-class Draws(Protocol):
-    """Where the examples come from; `data.mixture.Mixture` is one."""
-
-    def draw(self, step: int) -> Sequence[Sequence[Example]]:
-        """This rank's examples of the step by micro-batch."""
-        ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load(self, state: Mapping[str, Any]) -> None: ...
-
-    def counts(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -85,32 +67,18 @@ class PretrainMicro:
                              pairs={kind: pairs.to(device) for kind, pairs in self.pairs.items()})
 
 
-class PretrainFeed:
-    """The mixture's examples of a step, laid out. What cannot be used is skipped, named and counted."""
+class PretrainFeed(StageFeed):
+    """The mixture's examples of a step, laid out for every objective that is on."""
 
     def __init__(self, config: PretrainConfig, trainee: Trainee, data: Draws, seed: int) -> None:
-        self.config, self.trainee, self.data, self.seed = config, trainee, data, seed
-        self._skipped: Counter[str] = Counter()
+        super().__init__(trainee, data)
+        self.config, self.seed = config, seed
         self._stand_in = stand_in(trainee)
 
-    def step(self, step: int) -> list[PretrainMicro]:
-        return [self.micro(examples, step, index) for index, examples in enumerate(self.data.draw(step))]
-
-    def state(self) -> dict[str, Any]:
-        return {"data": self.data.state(), "skipped": dict(self._skipped)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.data.load(state["data"])
-        self._skipped = Counter(state["skipped"])
-
-    def counts(self) -> dict[str, int]:
-        """The mixture's, and the samples that this rank skipped, by task."""
-        return {**self.data.counts(), **{f"skipped {task}": count for task, count in sorted(self._skipped.items())}}
-
-    def micro(self, examples: Sequence[Example], step: int = 0, index: int = 0) -> PretrainMicro:
+    def micro(self, examples: Sequence[Example], step: int = 0, number: int = 0) -> PretrainMicro:
         """The examples laid out for every objective; masks and negatives follow from seed, step and names alone."""
         config = self.config
-        usable = _Usable(self._skip, [replace(example, name=example.name or f"{index}/{place}")
+        usable = _Usable(self.skip, [replace(example, name=example.name or f"{number}/{place}")
                                       for place, example in enumerate(examples)])
         lay = Layout(config, self.trainee, (self.seed, step))
         documents = words = patches = frames = None
@@ -129,7 +97,7 @@ class PretrainFeed:
             hidden = usable.laid(config.masked_audio, lay.frames, "audio")
             frames = self._or_blank(hidden, lay.frames, lay.frame_batch)
         return PretrainMicro(documents, words, patches, frames,
-                             {kind: self._pairs(usable, lay, kind, f"{step}/{index}") for kind in config.paired})
+                             {kind: self._pairs(usable, lay, kind, f"{step}/{number}") for kind in config.paired})
 
     def _pairs(self, usable: _Usable, lay: Layout, kind: str, place: str) -> Pairs:
         def lay_pair(example: Example) -> tuple[Row, Row]:
@@ -151,11 +119,6 @@ class PretrainFeed:
             return []
         row = lay.document(self._stand_in)
         return [replace(row, labels=np.full_like(row.labels, NOT_LEARNED))]
-
-    def _skip(self, example: Example, error: InputError) -> None:
-        self._skipped[example.task] += 1
-        if sum(self._skipped.values()) <= NAMED_SKIPS:
-            _LOG.warning("skipped %s (%s): %s", example.name, example.task, error)
 
 
 class _Usable:

@@ -10,9 +10,7 @@ training needs the DVAE's encoder, which no checkpoint holds.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,15 +21,14 @@ from torch import nn
 
 from ..errors import InputError, OptionError
 from .examples import Example
+from .feeds import Draws, StageFeed
 from .live import live_row, weigh_decisions
 from .objectives.next_token import by_task, token_losses
 from .objectives.speech_codes import SpeechCodesConfig, check_codes, count_codes, speech_codes
-from .pretrain_feed import NAMED_SKIPS, Draws, stand_in
+from .pretrain_feed import stand_in
 from .rows import NOT_LEARNED, Batch, Row, collate, hidden_states, pack
-from .terms import Objective, Term
+from .terms import Objective, Term, model_blocks
 from .trainee import OfficialTrainee, Trainee
-
-_LOG = logging.getLogger("minicpm_o")
 
 
 class SftConfig(BaseModel, frozen=True, extra="forbid"):
@@ -104,34 +101,20 @@ class SftObjective(Objective):
         return micro.batch.num_tokens
 
     def blocks(self) -> Sequence[nn.Module]:
-        towers = (self.model.vision, self.model.hearing)
-        return [*self.model.decoder.model.layers, *(tower for tower in towers if tower is not None)]
+        return model_blocks(self.model)
 
     def to_micro(self, micro: SftMicro, device: Any) -> SftMicro:
         return SftMicro(micro.batch.to(device), micro.is_decision.to(device))
 
 
-class SftFeed:
-    """The mixture's conversations of a step, laid out and packed. What cannot be used is skipped, named and counted."""
+class SftFeed(StageFeed):
+    """The mixture's conversations of a step, laid out and packed."""
 
     def __init__(self, config: SftConfig, trainee: Trainee, data: Draws) -> None:
-        self.config, self.trainee, self.data = config, trainee, data
-        self._skipped: Counter[str] = Counter()
+        super().__init__(trainee, data)
+        self.config = config
 
-    def step(self, step: int) -> list[SftMicro]:
-        return [self.micro(examples) for examples in self.data.draw(step)]
-
-    def state(self) -> dict[str, Any]:
-        return {"data": self.data.state(), "skipped": dict(self._skipped)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.data.load(state["data"])
-        self._skipped = Counter(state["skipped"])
-
-    def counts(self) -> dict[str, int]:
-        return {**self.data.counts(), **{f"skipped {task}": count for task, count in sorted(self._skipped.items())}}
-
-    def micro(self, examples: Sequence[Example]) -> SftMicro:
+    def micro(self, examples: Sequence[Example], step: int = 0, number: int = 0) -> SftMicro:
         """The examples as one batch; where none can be used, a stand-in of which nothing is learned."""
         rows = [row for example in examples if (row := self._row(example)) is not None]
         if not rows:
@@ -144,11 +127,10 @@ class SftFeed:
     def _row(self, example: Example) -> Row | None:
         try:
             row = self._laid(example)
+            if not row.num_labels:
+                raise OptionError("nothing in it is learned; it needs an answer that is not empty")
         except InputError as error:
-            self._skip(example, str(error))
-            return None
-        if not row.num_labels:
-            self._skip(example, "nothing in it is learned; it needs an answer that is not empty")
+            self.skip(example, error)
             return None
         return row
 
@@ -180,10 +162,3 @@ class SftFeed:
                 marked = weigh_decisions(row, self.trainee) & is_live
                 found[line, : len(row) - 1] = torch.from_numpy(marked[1:])
         return found
-
-    def _skip(self, example: Example, why: str) -> None:
-        self._skipped[example.task] += 1
-        if sum(self._skipped.values()) <= NAMED_SKIPS:
-            _LOG.warning("skipped %s (%s): %s", example.name or "a sample without a name", example.task, why)
-
-

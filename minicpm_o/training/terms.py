@@ -6,11 +6,14 @@ micro-batches and ranks: sum of all sums by sum of all counts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from ..model.omni import OmniModel
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,15 @@ class Feed(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Samples given so far, and those skipped, by source: all ranks'."""
         ...
+
+
+def model_blocks(model: OmniModel) -> list[nn.Module]:
+    """What is sharded piece by piece: the language model's layers, and each tower whole, as ranks see different numbers
+    of pictures and sounds."""
+    towers = (model.vision, model.hearing)
+    return [*model.decoder.model.layers, *(tower for tower in towers if tower is not None)]
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed that belongs to these numbers: run, step, rank."""
+    return int(hashlib.sha256("/".join(map(str, numbers)).encode()).hexdigest()[:12], 16)

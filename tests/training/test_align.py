@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fixed_draws import Fixed
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -34,22 +35,6 @@ from minicpm_o.training.sampling import (  # noqa: E402
     sample_answers,
 )
 from minicpm_o.training.trainee import OfficialTrainee, open_trainee  # noqa: E402
-
-
-class Fixed:
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = list(examples)
-
-    def draw(self, step: int) -> list[list[Example]]:
-        return [self.examples]
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None: ...
-
-    def counts(self) -> dict[str, int]:
-        return {}
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_masks_follow_from_seed_step_and_name_alone(trainee) -> None:
     assert torch.equal(first.masked_language.targets, again.masked_language.targets)
     assert torch.equal(first.masked_image.is_hidden, again.masked_image.is_hidden)
     assert not torch.equal(first.masked_image.is_hidden, later.masked_image.is_hidden)
-    alone = feed.micro(EXAMPLES[1:2], 3, index=1)
+    alone = feed.micro(EXAMPLES[1:2], 3, number=1)
     assert torch.equal(alone.masked_image.is_hidden[0], first.masked_image.is_hidden[1]), "whatever it came with"
     _, other = stage(trainee, ALL, seed=1)
     assert not torch.equal(other.micro(EXAMPLES, 3).masked_image.is_hidden, first.masked_image.is_hidden)

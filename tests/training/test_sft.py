@@ -3,13 +3,15 @@ lie as at run time, and an export keeps every submodule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from fixed_draws import Fixed
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -31,24 +33,6 @@ from minicpm_o.training.sft import SftConfig, build  # noqa: E402
 from minicpm_o.training.trainee import OfficialTrainee, open_trainee  # noqa: E402
 
 TRAINED = ("language", "projector", "talker")
-
-
-class Fixed:
-    """The same examples in every step."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = list(examples)
-
-    def draw(self, step: int) -> list[list[Example]]:
-        return [self.examples]
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None: ...
-
-    def counts(self) -> dict[str, int]:
-        return {}
 
 
 def noise(seed: int, seconds: float = 1.0) -> np.ndarray:

@@ -19,8 +19,9 @@ from pydantic import BaseModel, Field, model_validator
 from ...checkpoints.storage import default_home
 from ...errors import InputError, OptionError
 from ..examples import Example
+from ..feeds import NAMED_SKIPS
 from ..prepare.work import draws
-from ..pretrain_feed import NAMED_SKIPS, loaded
+from ..pretrain_feed import loaded
 from .augment import augment
 from .sources import Source, open_source
 from .spoken import SpeechCache, spoken
