@@ -53,7 +53,7 @@ def evaluate(objective: PretrainObjective, feed: PretrainFeed, held_out: Sequenc
              *, batch_size: int = 16) -> list[Score]:
     """The scores of every objective that is on. known: training samples, from which the trivial baselines learn."""
     def micros(examples: Sequence[Example]) -> list[PretrainMicro]:
-        return [feed.micro(examples[start : start + batch_size], index=start)
+        return [feed.micro(examples[start : start + batch_size], number=start)
                 for start in range(0, len(examples), batch_size)]
 
     config, was_training = objective.config, objective.training
