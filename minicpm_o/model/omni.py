@@ -106,6 +106,9 @@ class OmniModel(nn.Module):
         self.language: nn.Module = build_decoder(config.language, attention=attention)
         self.talker = _make_talker(config)
         self.chattts = _make_chattts(config)
+        self.fixes_padding = False
+        """Hear nothing of what fills the shorter sounds of a batch up, so that its company changes nothing, as training
+        wants; the official code hears a little of it."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (..., T) -> (..., T, D), media markers from their own table."""
@@ -179,12 +182,14 @@ class OmniModel(nn.Module):
             raise CheckpointError("the model was loaded without its hearing; load it with init_audio=True")
         weight = self.hearing.conv1.weight
         lengths = [log_mel.shape[1] for log_mel in log_mels]
+        if self.fixes_padding:  # the second convolution goes two frames at a time: a last odd one would hear the filling
+            lengths = [length + length % 2 for length in lengths]
         padded = np.zeros((len(log_mels), log_mels[0].shape[0], max(lengths)), np.float32)
         for row, log_mel in zip(padded, log_mels, strict=True):
             row[:, : log_mel.shape[1]] = log_mel
         frames = torch.from_numpy(padded).to(weight)  # (B, M, F)
         frames = frames if hide is None else hide(frames)
-        return encode_padded(self.hearing, self.connectors.projector, frames, lengths)
+        return encode_padded(self.hearing, self.connectors.projector, frames, lengths, fix_padding=self.fixes_padding)
 
     def forward(self, embeds: Tensor, positions: Tensor, attention_bias: Tensor, wanted: Tensor) -> Tensor:
         """Right-padded embeds (B, T, D), positions (B, T), attention_bias (B, 1, T, T) added to the scores, wanted

@@ -27,8 +27,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     for axis, (name, curves) in zip(axes.flat, groups.items(), strict=False):
         for label in curves:
             steps, values = _points(rows, label)
-            (drawn,) = axis.plot(steps, values, alpha=0.3 if len(steps) > 20 else 1.0, linewidth=1)
-            axis.plot(steps, smoothed(values), color=drawn.get_color(), linewidth=1.6, label=label.split("/")[-1])
+            window = 1 if label == "lr" else min(25, len(values) // 8 + 1)
+            (drawn,) = axis.plot(steps, values, alpha=0.3, linewidth=1)
+            axis.plot(steps, smoothed(values, window), color=drawn.get_color(), linewidth=1.6,
+                      label=label.split("/")[-1])
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.25)
         axis.set_xlabel("step", fontsize=8)
@@ -37,7 +39,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     for axis in axes.flat[len(groups) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.25 / lines / 3.4))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -50,8 +52,11 @@ def curve_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     groups = {"loss": ["loss"]}
     for term in terms:
         groups[term] = [term]
-    for name in (name for name in names if "/" in name):
-        groups.setdefault(f"{name.split('/')[0]}, by task", []).append(name)
+    parts = [name for name in names if "/" in name]
+    for term in terms:
+        own = [name for name in parts if name.startswith(f"{term}/")]
+        if len(own) > 1:  # one alone is the term itself
+            groups[f"{term}, by part"] = own
     return {**groups, "learning rate": ["lr"]}
 
 
@@ -61,7 +66,7 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], li
     return [step for step, _ in held], [value for _, value in held]
 
 
-def smoothed(values: Sequence[float], window: int = 15) -> np.ndarray:
+def smoothed(values: Sequence[float], window: int) -> np.ndarray:
     """Running mean over at most `window` values before and with each."""
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)

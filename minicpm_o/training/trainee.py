@@ -103,6 +103,7 @@ class OfficialTrainee(Trainee):
 
     def __init__(self, name: str, folder: Path, model: OmniModel, options: PromptOptions | None = None) -> None:
         self.name, self.folder, self.model = name, folder, model
+        model.fixes_padding = True
         self.tokenizer = OfficialTokenizer.from_folder(folder)
         self.config: OfficialConfig = model.config
         self.processor = OfficialProcessor(self.config, self.tokenizer)

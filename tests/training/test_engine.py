@@ -272,9 +272,9 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [{"step": step, "loss": 1 / step, "a": 1 / step, "a/x": 1.0, "a/y": "nan", "lr": 0.1}
             for step in range(1, 40)]
-    assert curve_groups(rows) == {"loss": ["loss"], "a": ["a"], "a, by task": ["a/x", "a/y"], "learning rate": ["lr"]}
+    assert curve_groups(rows) == {"loss": ["loss"], "a": ["a"], "a, by part": ["a/x", "a/y"], "learning rate": ["lr"]}
     draw_curves(rows, tmp_path / "curves.png", "a run")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert smoothed([1, 3]).tolist() == [1, 2]
+    assert smoothed([1, 3, 5], 2).tolist() == [1, 2, 4]
     draw_curves([], tmp_path / "none.png", "nothing")
     assert not (tmp_path / "none.png").exists()

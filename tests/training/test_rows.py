@@ -93,6 +93,16 @@ def test_packed_rows_with_media_think_what_they_think_alone(trainee) -> None:
     assert not torch.allclose(packed[first - 1], packed[-1], atol=1e-2), "the two differ, so that a mix-up would show"
 
 
+def test_sounds_of_another_length_in_the_batch_change_nothing(trainee) -> None:
+    long = np.random.default_rng(1).standard_normal(40_000).astype(np.float32) * 0.1
+    rows = [trainee.prompt(messages_from_openai([{"role": "user", "content": [
+        {"type": "audio", "audio": sound, "rate_hz": 16_000}]}])) for sound in (long[:9_000], long)]
+    with torch.inference_mode():
+        model = trainee.model.eval()
+        alone = hidden_states(model, collate(rows[:1]))[0]
+        assert torch.allclose(hidden_states(model, collate(rows))[0, : len(rows[0])], alone, atol=1e-5)
+
+
 def test_answers_with_their_ends_are_learned_and_nothing_else(trainee) -> None:
     messages = messages_from_openai([
         {"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
