@@ -182,7 +182,7 @@ class OmniModel(nn.Module):
             raise CheckpointError("the model was loaded without its hearing; load it with init_audio=True")
         weight = self.hearing.conv1.weight
         lengths = [log_mel.shape[1] for log_mel in log_mels]
-        if self.fixes_padding:  # the second convolution goes two frames at a time: a last odd one would hear the filling
+        if self.fixes_padding:  # the second convolution takes two frames at a time: an odd last one would hear more
             lengths = [length + length % 2 for length in lengths]
         padded = np.zeros((len(log_mels), log_mels[0].shape[0], max(lengths)), np.float32)
         for row, log_mel in zip(padded, log_mels, strict=True):
