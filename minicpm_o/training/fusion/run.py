@@ -163,7 +163,7 @@ def gflop_per_scene(model: nn.Module) -> float:
     """Billions of floating-point operations to answer a scene's questions."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         model(make_batch("dev", _TEST_SEED, 0, 8))
     return round(counter.get_total_flops() / 8 / 1e9, 4)
 
