@@ -31,7 +31,7 @@ from ..model.omni import EncodedMedia, OmniModel
 from .examples import Example
 from .feeds import Draws, StageFeed
 from .objectives.policy import advantages, grpo
-from .objectives.preference import dpo
+from .objectives.preference import Preferences, dpo, ipo
 from .rewards import REWARDS, length_rewards, total_reward
 from .rows import NOT_LEARNED, Batch, Media, Row, collate
 from .sampling import SamplingSettings, answered_row, batch_logps, sample_answers
@@ -45,7 +45,10 @@ class DpoConfig(BaseModel, frozen=True, extra="forbid"):
 
     beta: float = Field(default=0.1, gt=0)
     """How dear it is to move away from the reference."""
+    loss: Literal["dpo", "ipo"] = "dpo"
+    """ipo stops at a margin, where pairs are few or always the right way round."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the pairs that may be the wrong way round; dpo alone."""
     sft_weight: float = Field(default=0.0, ge=0)
     """Of the better answer's own next-token loss beside it: keeps the language from drifting."""
     cache: Path | None = None
@@ -59,6 +62,7 @@ class GrpoConfig(BaseModel, frozen=True, extra="forbid"):
     """Answers to a prompt."""
     max_tokens: int = Field(default=32, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    """Of drawing, and of the chances that are learned from what was drawn."""
     clip: float = Field(default=0.2, gt=0)
     kl_weight: float = Field(default=0.04, ge=0)
     by_sequence: bool = False
@@ -124,15 +128,15 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def token_logps(self, batch: Batch) -> Tensor:
+    def token_logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(B, A) of the answers' tokens, zeros behind the shorter ones."""
         with self._asked() as model:
-            return batch_logps(model, batch)[0]
+            return batch_logps(model, batch, temperature)[0]
 
     @contextmanager
     def _asked(self) -> Iterator[OmniModel]:
         if self._copy is not None:
-            yield self._copy
+            yield self._copy.to(next(self._model.parameters()).device)  # the engine moves the model alone
             return
         was_training = self._model.training
         self._model.eval()
@@ -229,7 +233,7 @@ class DpoObjective(AlignObjective):
     def forward(self, micro: PairMicro) -> dict[str, Term]:
         policy = [batch_logps(self.model, batch)[0].sum(1) for batch in micro.batches]
         before = [self.reference.logps(batch) for batch in micro.batches]
-        found = dpo(*policy, *before, beta=self.config.beta, label_smoothing=self.config.label_smoothing)
+        found = self._compared(micro, policy + before)
         told = {"margin": found.margins, "accuracy": (found.margins > 0).float(), "kl": found.kl}
         counted = bool(micro.count)
         parts = {name: (float(values.sum()), float(len(values))) for name, values in told.items() if counted}
@@ -237,6 +241,11 @@ class DpoObjective(AlignObjective):
         if self.config.sft_weight:
             terms["chosen"] = Term(-policy[0].sum() * counted, micro.chosen.num_labels * counted)
         return terms
+
+    def _compared(self, micro: PairMicro, logps: Sequence[Tensor]) -> Preferences:
+        if self.config.loss == "dpo":
+            return dpo(*logps, beta=self.config.beta, label_smoothing=self.config.label_smoothing)
+        return ipo(*logps, *((batch.labels != NOT_LEARNED).sum(1) for batch in micro.batches), beta=self.config.beta)
 
     def counts(self, micro: PairMicro) -> dict[str, float]:
         found: dict[str, float] = {"dpo": micro.count}
@@ -346,18 +355,18 @@ class GrpoObjective(AlignObjective):
     def __init__(self, config: GrpoConfig, trainee: Trainee, reference: Reference, seed: int) -> None:
         super().__init__(trainee, reference)
         self.config, self.seed = config, seed
-        self.end_ids, self.tokenizer = trainee.end_ids, trainee.tokenizer
+        self.end_ids, self._text = trainee.end_ids, trainee.said
 
     def forward(self, micro: PromptMicro) -> dict[str, Term]:
         config = self.config
         prompts = [prompt for prompt in micro.prompts for _ in range(config.group)]
-        answers = sample_answers(self.model, prompts, self.end_ids, SamplingSettings(
-            config.max_tokens, config.temperature, seed_of(self.seed, micro.step, micro.number, _rank())))
+        answers = sample_answers(self.model, micro.prompts, self.end_ids, SamplingSettings(
+            config.max_tokens, config.temperature, seed_of(self.seed, micro.step, micro.number, _rank())), config.group)
         rewards, told = self._rewards(micro, answers)
         device = next(self.model.parameters()).device
         batch = collate([answered_row(row, said) for row, said in zip(prompts, answers, strict=True)]).to(device)
-        logp, mask = batch_logps(self.model, batch)
-        found = grpo(logp, logp.detach(), self.reference.token_logps(batch), mask,
+        logp, mask = batch_logps(self.model, batch, config.temperature)
+        found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature), mask,
                      advantages(torch.tensor(rewards, device=device), config.group), clip=config.clip,
                      kl_weight=config.kl_weight, by_sequence=config.by_sequence)
         told |= {"reward": rewards, "kl": found.kl.tolist(), "tokens": [float(len(said)) for said in answers]}
@@ -382,9 +391,6 @@ class GrpoObjective(AlignObjective):
             rewards += totals
         return rewards, told
 
-    def _text(self, said: Sequence[int]) -> str:
-        return self.tokenizer.decode([token for token in said if token not in self.end_ids]).strip()
-
     def counts(self, micro: PromptMicro) -> dict[str, float]:
         return {"grpo": micro.count * self.config.group}
 
@@ -404,8 +410,7 @@ def greedy_answers(trainee: Trainee, examples: Sequence[Example], *, max_tokens:
     for start in range(0, len(examples), batch_size):
         prompts = [trainee.prompt(example.messages[:-1]) for example in examples[start : start + batch_size]]
         said = sample_answers(trainee.model, prompts, trainee.end_ids, SamplingSettings(max_tokens, 0.0))
-        answers += [trainee.tokenizer.decode([token for token in ids if token not in trainee.end_ids]).strip()
-                    for ids in said]
+        answers += [trainee.said(ids) for ids in said]
     return answers
 
 

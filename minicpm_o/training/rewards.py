@@ -34,6 +34,18 @@ def exact_reward(text: str, facts: Facts) -> float:
     return float(_plain(text) == _plain(str(_fact(facts, "answer"))))
 
 
+def number_reward(text: str, facts: Facts) -> float:
+    """1 when the last number of the text is the right one, as digits: the last is what a chain of steps comes to."""
+    found = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(bool(found) and float(found[-1]) == float(_fact(facts, "number")))
+
+
+def choice_reward(text: str, facts: Facts) -> float:
+    """1 when the first letter that stands alone is the right one of a multiple choice."""
+    found = re.search(r"(?<![A-Za-z])[A-J](?![A-Za-z'])", text)
+    return float(found is not None and found[0] == str(_fact(facts, "choice")).strip().upper())
+
+
 def caption_reward(text: str, facts: Facts) -> float:
     """CIDEr-like agreement with the reference descriptions, 0 to 10: n-grams shared, the longer the better.
 
@@ -85,10 +97,12 @@ def fluency_reward(text: str, facts: Facts) -> float:
 
 REWARDS: Mapping[str, Reward] = {
     "answer": answer_reward, "exact": exact_reward, "caption": caption_reward, "facts": facts_reward,
-    "overlap": overlap_reward, "format": format_reward, "fluency": fluency_reward,
+    "overlap": overlap_reward, "format": format_reward, "fluency": fluency_reward, "number": number_reward,
+    "choice": choice_reward,
 }
 NEEDS: Mapping[str, str] = {"answer": "answer", "exact": "answer", "caption": "references", "facts": "present",
-                            "overlap": "references", "format": "format"}
+                            "overlap": "references", "format": "format", "number": "number",
+                            "choice": "choice"}
 """Reward -> the fact without which it says nothing."""
 
 
@@ -97,14 +111,19 @@ def total_reward(text: str, facts: Facts, weights: Mapping[str, float]) -> tuple
 
     Raises OptionError for a reward that is unknown, or facts of which none of them knows anything.
     """
-    unknown = sorted(set(weights) - set(REWARDS))
-    if unknown:
-        raise OptionError(f"there is no reward {unknown[0]!r}; rewards are {', '.join(REWARDS)}")
+    check_weights(weights)
     told = {name: REWARDS[name](text, facts) for name in weights if NEEDS.get(name, "") in ("", *facts)}
     if not any(name in NEEDS for name in told):
         raise OptionError(f"the sample's facts are {sorted(facts)}, of which the rewards {sorted(weights)} know "
                           f"nothing; give one of {sorted(set(NEEDS.values()))}")
     return sum(weights[name] * value for name, value in told.items()), told
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raises OptionError for a reward that is unknown."""
+    unknown = sorted(set(weights) - set(REWARDS))
+    if unknown:
+        raise OptionError(f"there is no reward {unknown[0]!r}; rewards are {', '.join(REWARDS)}")
 
 
 def length_rewards(lengths: Sequence[int], is_right: Sequence[bool], tau: float) -> list[float]:

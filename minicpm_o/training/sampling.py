@@ -26,26 +26,32 @@ class SamplingSettings:
     temperature: float = 1.0
     """0 takes the likeliest."""
     seed: int = 0
+    top_p: float = 1.0
+    """Share of the likeliest tokens that are drawn from; 1 draws from all."""
 
 
 @torch.no_grad()
-def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[int], settings: SamplingSettings
-                   ) -> list[list[int]]:
-    """One answer to each prompt, its end included where it was reached; equal prompts draw differently."""
+def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[int], settings: SamplingSettings,
+                   copies: int = 1) -> list[list[int]]:
+    """So many answers to each prompt, those of a prompt side by side; each with its end, where that was reached.
+
+    A prompt's media are encoded once, whatever `copies`. Holds the keys and values of all answers at once: bound it by
+    the number of prompts.
+    """
     was_training, language = model.training, model.decoder
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(settings.seed)
     fused = model.fuse([torch.from_numpy(row.ids).to(device) for row in prompts], [row.media for row in prompts])
-    embeds, mask = _padded_left(fused)
+    embeds, mask = _padded_left([item for item in fused for _ in range(copies)])
     ends, cache = torch.tensor(list(end_ids), device=device), DynamicCache()
-    answers: list[list[int]] = [[] for _ in prompts]
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    answers: list[list[int]] = [[] for _ in range(len(embeds))]
+    alive = torch.ones(len(embeds), dtype=torch.bool, device=device)
     for _ in range(settings.max_tokens):
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         hidden = language.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions,
                                 past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        chosen = _choose(language.lm_head(hidden).float(), settings.temperature, generator)
+        chosen = _choose(language.lm_head(hidden).float(), settings, generator)
         for row in alive.nonzero().flatten().tolist():
             answers[row].append(int(chosen[row]))
         alive &= ~torch.isin(chosen, ends)
@@ -57,11 +63,21 @@ def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[i
     return answers
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def _choose(logits: Tensor, settings: SamplingSettings, generator: torch.Generator) -> Tensor:
     """(B, V) -> (B,)."""
-    if temperature == 0:
+    if settings.temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    chances = (logits / settings.temperature).softmax(-1)
+    if settings.top_p < 1:
+        chances = _likeliest(chances, settings.top_p)
+    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+
+
+def _likeliest(chances: Tensor, top_p: float) -> Tensor:
+    """(B, V) with zeros beyond the fewest likeliest tokens that make up top_p together."""
+    ranked, order = chances.sort(-1, descending=True)
+    kept = ranked.cumsum(-1) - ranked < top_p  # the first always
+    return torch.zeros_like(chances).scatter(-1, order, ranked * kept)
 
 
 def _padded_left(fused: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -85,10 +101,11 @@ def answer_logps(model: OmniModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]
     return batch_logps(model, batch)
 
 
-def batch_logps(model: OmniModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """As answer_logps."""
+def batch_logps(model: OmniModel, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """As answer_logps; temperature: at which the answers were drawn."""
     wanted = batch.labels != NOT_LEARNED
-    logps = -token_losses(model.head, hidden_states(model, batch)[wanted], batch.labels[wanted])
+    logps = -token_losses(lambda hidden: model.head(hidden) / temperature, hidden_states(model, batch)[wanted],
+                          batch.labels[wanted])
     counts = wanted.sum(1).tolist()
     longest = max(counts)
     padded = [torch.cat([row, row.new_zeros(longest - len(row))]) for row in logps.split(counts)]

@@ -80,6 +80,10 @@ class Trainee(ABC):
         ids, media = self.lay_out(messages, opens_answer=True)
         return Row(ids, np.full(len(ids), NOT_LEARNED), media, ("prompt",), name=name)
 
+    def said(self, ids: Sequence[int]) -> str:
+        """The words of a sampled answer, without its end."""
+        return self.tokenizer.decode([token for token in ids if token not in self.end_ids]).strip()
+
     def answers(self, ids: np.ndarray) -> list[Span]:
         """Where an assistant speaks in ids (T,), ends included; what the template puts before its words is not."""
         special, span_of = self.tokenizer.special, []

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from minicpm_o.training.objectives.preference import dpo  # noqa: E402
+from minicpm_o.training.objectives.preference import dpo, ipo  # noqa: E402
 
 
 def numbers(*values: float):
@@ -34,3 +34,15 @@ def test_it_pulls_the_better_up_and_the_worse_down() -> None:
     chosen, rejected = numbers(-3.0).requires_grad_(), numbers(-3.0).requires_grad_()
     dpo(chosen, rejected, numbers(-3.0), numbers(-3.0)).losses.sum().backward()
     assert chosen.grad.item() < 0 < rejected.grad.item()
+
+
+def test_ipo_stops_at_its_margin() -> None:
+    two = numbers(2.0)
+    start = ipo(numbers(-4.0), numbers(-4.0), numbers(-4.0), numbers(-4.0), two, two, beta=0.5)
+    assert start.losses.item() == pytest.approx(1.0), "(0 - 1 / (2 * 0.5)) squared"
+    there = ipo(numbers(-3.0), numbers(-5.0), numbers(-4.0), numbers(-4.0), two, two, beta=0.5)
+    assert there.losses.item() == pytest.approx(0.0) and there.margins.item() == pytest.approx(1.0)
+
+
+def test_the_drift_does_not_cancel_out() -> None:
+    assert dpo(numbers(-2.0), numbers(-6.0), numbers(-4.0), numbers(-4.0)).kl.item() == pytest.approx(2.0)
