@@ -128,10 +128,10 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def token_logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """(B, A) of the answers' tokens, zeros behind the shorter ones."""
+    def token_logps(self, batch: Batch, temperature: float = 1.0, copies: int = 1) -> Tensor:
+        """(B, A) of the answers' tokens, zeros behind the shorter ones; see batch_logps."""
         with self._asked() as model:
-            return batch_logps(model, batch, temperature)[0]
+            return batch_logps(model, batch, temperature, copies)[0]
 
     @contextmanager
     def _asked(self) -> Iterator[OmniModel]:
@@ -365,8 +365,8 @@ class GrpoObjective(AlignObjective):
         rewards, told = self._rewards(micro, answers)
         device = next(self.model.parameters()).device
         batch = collate([answered_row(row, said) for row, said in zip(prompts, answers, strict=True)]).to(device)
-        logp, mask = batch_logps(self.model, batch, config.temperature)
-        found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature), mask,
+        logp, mask = batch_logps(self.model, batch, config.temperature, config.group)
+        found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature, config.group), mask,
                      advantages(torch.tensor(rewards, device=device), config.group), clip=config.clip,
                      kl_weight=config.kl_weight, by_sequence=config.by_sequence)
         told |= {"reward": rewards, "kl": found.kl.tolist(), "tokens": [float(len(said)) for said in answers]}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..model.omni import OmniModel
@@ -101,13 +101,29 @@ def answer_logps(model: OmniModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]
     return batch_logps(model, batch)
 
 
-def batch_logps(model: OmniModel, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """As answer_logps; temperature: at which the answers were drawn."""
+def batch_logps(model: OmniModel, batch: Batch, temperature: float = 1.0, copies: int = 1) -> tuple[Tensor, Tensor]:
+    """As answer_logps.
+
+    temperature: at which the answers were drawn. copies: so many rows side by side answer the same prompt, whose media
+    are then encoded once.
+    """
     wanted = batch.labels != NOT_LEARNED
-    logps = -token_losses(lambda hidden: model.head(hidden) / temperature, hidden_states(model, batch)[wanted],
-                          batch.labels[wanted])
+    embeds = _shared_embeds(model, batch, copies) if copies > 1 else None
+    logps = -token_losses(lambda hidden: model.head(hidden) / temperature,
+                          hidden_states(model, batch, embeds=embeds)[wanted], batch.labels[wanted])
     counts = wanted.sum(1).tolist()
     longest = max(counts)
     padded = [torch.cat([row, row.new_zeros(longest - len(row))]) for row in logps.split(counts)]
     mask = torch.arange(longest, device=logps.device)[None] < torch.tensor(counts, device=logps.device)[:, None]
     return torch.stack(padded), mask
+
+
+def _shared_embeds(model: OmniModel, batch: Batch, copies: int) -> Tensor:
+    """(B, T, D) of answered rows: the first of each `copies` is fused, the others take its prompt over."""
+    firsts = model.fuse(batch.ids[::copies], [row.media for row in batch.rows[::copies]])
+    embeds = []
+    for place, (ids, row) in enumerate(zip(batch.ids, batch.rows, strict=True)):
+        start = len(row) - row.num_labels
+        prompt = firsts[place // copies][:start]
+        embeds.append(torch.cat([prompt, model.embed(ids[start:]).to(prompt.dtype)]))
+    return nn.utils.rnn.pad_sequence(embeds, batch_first=True)

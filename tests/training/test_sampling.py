@@ -66,6 +66,15 @@ def test_chances_at_a_temperature_sum_to_one(trainee: OfficialTrainee) -> None:
     assert warm.exp().sum().item() == pytest.approx(1, abs=1e-4) and warm.std() < plain.std()
 
 
+def test_media_encoded_once_are_media_encoded_for_each(trainee: OfficialTrainee) -> None:
+    rows = [answered_row(prompt, said) for prompt in prompts(trainee) for said in ([5, 6, 7], [8])]
+    each, once = (batch_logps(trainee.model.eval(), collate(rows), copies=copies) for copies in (1, 2))
+    assert torch.allclose(each[0], once[0], atol=1e-5) and torch.equal(each[1], once[1])
+    weight = trainee.model.vision.embeddings.patch_embedding.weight
+    first, second = (torch.autograd.grad(logps.sum(), weight)[0] for logps, _ in (each, once))
+    assert first.abs().max() > 0 and torch.allclose(first, second, atol=1e-4 * float(first.abs().max()))
+
+
 def test_the_likeliest_share_alone_is_drawn_from() -> None:
     logits = torch.tensor([[math.log(0.5), math.log(0.3), math.log(0.2)]]).expand(400, -1)
     drawn = {share: set(_choose(logits, SamplingSettings(top_p=share), torch.Generator().manual_seed(0)).tolist())
