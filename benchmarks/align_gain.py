@@ -279,7 +279,8 @@ def more_dpo(trainee: OfficialTrainee, known: Sequence[Scene], size: Size) -> in
         {"facts": 1.0}, group=size.group, least_gap=0.3, max_tokens=MAX_TOKENS, seed=size.seed)))
     print(f"dpo: {len(pairs)} pairs of {len(asked)} pictures", flush=True)
     if len(pairs) < size.pairs:
-        raise SystemExit(f"the tuned model's answers made {len(pairs)} pairs and a step takes {size.pairs}; tune it longer")
+        raise SystemExit(
+            f"the tuned model's answers made {len(pairs)} pairs and a step takes {size.pairs}; tune it longer")
     config = align.AlignConfig(method="dpo", dpo=align.DpoConfig(sft_weight=size.dpo_sft_weight))
     built = align.build(config, trainee, Drawn([(pairs, size.pairs)], "dpo", size.seed), size.seed)
     fit("align", built, size.dpo_steps, size.dpo_lr, size.seed)
