@@ -34,7 +34,7 @@ from .objectives.policy import advantages, grpo
 from .objectives.preference import Preferences, dpo, ipo
 from .rewards import REWARDS, length_rewards, total_reward
 from .rows import NOT_LEARNED, Batch, Media, Row, collate
-from .sampling import SamplingSettings, answered_row, batch_logps, sample_answers
+from .sampling import SamplingSettings, answered_row, answers_row, batch_logps, sample_answers
 from .save import base_fingerprint
 from .terms import Objective, Term, model_blocks, seed_of
 from .trainee import Trainee
@@ -128,10 +128,10 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def token_logps(self, batch: Batch, temperature: float = 1.0, copies: int = 1) -> Tensor:
+    def token_logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(B, A) of the answers' tokens, zeros behind the shorter ones; see batch_logps."""
         with self._asked() as model:
-            return batch_logps(model, batch, temperature, copies)[0]
+            return batch_logps(model, batch, temperature)[0]
 
     @contextmanager
     def _asked(self) -> Iterator[OmniModel]:
@@ -359,14 +359,14 @@ class GrpoObjective(AlignObjective):
 
     def forward(self, micro: PromptMicro) -> dict[str, Term]:
         config = self.config
-        prompts = [prompt for prompt in micro.prompts for _ in range(config.group)]
         answers = sample_answers(self.model, micro.prompts, self.end_ids, SamplingSettings(
             config.max_tokens, config.temperature, seed_of(self.seed, micro.step, micro.number, _rank())), config.group)
         rewards, told = self._rewards(micro, answers)
         device = next(self.model.parameters()).device
-        batch = collate([answered_row(row, said) for row, said in zip(prompts, answers, strict=True)]).to(device)
-        logp, mask = batch_logps(self.model, batch, config.temperature, config.group)
-        found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature, config.group), mask,
+        batch = collate([answers_row(prompt, answers[place * config.group : (place + 1) * config.group])
+                         for place, prompt in enumerate(micro.prompts)]).to(device)
+        logp, mask = batch_logps(self.model, batch, config.temperature)
+        found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature), mask,
                      advantages(torch.tensor(rewards, device=device), config.group), clip=config.clip,
                      kl_weight=config.kl_weight, by_sequence=config.by_sequence)
         told |= {"reward": rewards, "kl": found.kl.tolist(), "tokens": [float(len(said)) for said in answers]}

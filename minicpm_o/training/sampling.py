@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.omni import OmniModel
@@ -35,7 +35,7 @@ def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[i
                    copies: int = 1) -> list[list[int]]:
     """So many answers to each prompt, those of a prompt side by side; each with its end, where that was reached.
 
-    A prompt's media are encoded once, whatever `copies`. Holds the keys and values of all answers at once: bound it by
+    A prompt is encoded and read once, whatever `copies`. Holds the keys and values of all answers at once: bound it by
     the number of prompts.
     """
     was_training, language = model.training, model.decoder
@@ -43,14 +43,17 @@ def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[i
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(settings.seed)
     fused = model.fuse([torch.from_numpy(row.ids).to(device) for row in prompts], [row.media for row in prompts])
-    embeds, mask = _padded_left([item for item in fused for _ in range(copies)])
-    ends, cache = torch.tensor(list(end_ids), device=device), DynamicCache()
-    answers: list[list[int]] = [[] for _ in range(len(embeds))]
-    alive = torch.ones(len(embeds), dtype=torch.bool, device=device)
+    embeds, mask = _padded_left(fused)
+    ends, cache, copied = torch.tensor(list(end_ids), device=device), DynamicCache(), copies
+    answers: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
+    alive = torch.ones(len(answers), dtype=torch.bool, device=device)
     for _ in range(settings.max_tokens):
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         hidden = language.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions,
                                 past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        if copied > 1:  # a prompt is read once for all its answers
+            cache.batch_repeat_interleave(copied)
+            hidden, mask, copied = hidden.repeat_interleave(copied, 0), mask.repeat_interleave(copied, 0), 1
         chosen = _choose(language.lm_head(hidden).float(), settings, generator)
         for row in alive.nonzero().flatten().tolist():
             answers[row].append(int(chosen[row]))
@@ -95,35 +98,43 @@ def answered_row(prompt: Row, answer: Sequence[int]) -> Row:
     return Row(np.concatenate([prompt.ids, said]), labels, prompt.media, prompt.tasks, name=prompt.name)
 
 
+def answers_row(prompt: Row, answers: Sequence[Sequence[int]]) -> Row:
+    """As answered_row, with several answers behind the same prompt, none of which sees another: the prompt is paid for
+    once. The prompt's last token, which says each answer's first, stands before each."""
+    stem, last = len(prompt.ids) - 1, prompt.ids[-1:]
+    said = [np.array(answer, np.int64) for answer in answers]
+    pieces = [np.concatenate([last, ids]) for ids in said]
+    learned = [np.concatenate([[NOT_LEARNED], ids]) for ids in said]
+    segments = [np.full(len(piece), number) for number, piece in enumerate(pieces, start=1)]
+    return Row(
+        np.concatenate([prompt.ids[:-1], *pieces]), np.concatenate([np.full(stem, NOT_LEARNED), *learned]),
+        prompt.media, ("trunk", *prompt.tasks * len(said)), np.concatenate([np.zeros(stem, np.int64), *segments]),
+        (0,) * (1 + len(said)), np.concatenate([np.arange(stem), *(np.arange(len(p)) + stem for p in pieces)]),
+        name=prompt.name)
+
+
 def answer_logps(model: OmniModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, A) of the learned tokens of each row, and which places are tokens (B, A)."""
     batch = collate(rows).to(next(model.parameters()).device)
     return batch_logps(model, batch)
 
 
-def batch_logps(model: OmniModel, batch: Batch, temperature: float = 1.0, copies: int = 1) -> tuple[Tensor, Tensor]:
-    """As answer_logps.
+def batch_logps(model: OmniModel, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """As answer_logps, of rows with one answer or several, one after the other; B counts answers.
 
-    temperature: at which the answers were drawn. copies: so many rows side by side answer the same prompt, whose media
-    are then encoded once.
+    temperature: at which the answers were drawn.
     """
     wanted = batch.labels != NOT_LEARNED
-    embeds = _shared_embeds(model, batch, copies) if copies > 1 else None
     logps = -token_losses(lambda hidden: model.head(hidden) / temperature,
-                          hidden_states(model, batch, embeds=embeds)[wanted], batch.labels[wanted])
-    counts = wanted.sum(1).tolist()
+                          hidden_states(model, batch)[wanted], batch.labels[wanted])
+    counts = _answer_lengths(batch, wanted)
     longest = max(counts)
     padded = [torch.cat([row, row.new_zeros(longest - len(row))]) for row in logps.split(counts)]
     mask = torch.arange(longest, device=logps.device)[None] < torch.tensor(counts, device=logps.device)[:, None]
     return torch.stack(padded), mask
 
 
-def _shared_embeds(model: OmniModel, batch: Batch, copies: int) -> Tensor:
-    """(B, T, D) of answered rows: the first of each `copies` is fused, the others take its prompt over."""
-    firsts = model.fuse(batch.ids[::copies], [row.media for row in batch.rows[::copies]])
-    embeds = []
-    for place, (ids, row) in enumerate(zip(batch.ids, batch.rows, strict=True)):
-        start = len(row) - row.num_labels
-        prompt = firsts[place // copies][:start]
-        embeds.append(torch.cat([prompt, model.embed(ids[start:]).to(prompt.dtype)]))
-    return nn.utils.rnn.pad_sequence(embeds, batch_first=True)
+def _answer_lengths(batch: Batch, wanted: Tensor) -> list[int]:
+    """Learned tokens of each answer; a row's segments are its answers."""
+    owners = torch.stack([wanted.nonzero()[:, 0], batch.segments[wanted]], 1)
+    return torch.unique_consecutive(owners, return_counts=True, dim=0)[1].tolist()

@@ -16,6 +16,7 @@ from minicpm_o.training.sampling import (  # noqa: E402
     _choose,
     answer_logps,
     answered_row,
+    answers_row,
     batch_logps,
     sample_answers,
 )
@@ -66,12 +67,13 @@ def test_chances_at_a_temperature_sum_to_one(trainee: OfficialTrainee) -> None:
     assert warm.exp().sum().item() == pytest.approx(1, abs=1e-4) and warm.std() < plain.std()
 
 
-def test_media_encoded_once_are_media_encoded_for_each(trainee: OfficialTrainee) -> None:
-    rows = [answered_row(prompt, said) for prompt in prompts(trainee) for said in ([5, 6, 7], [8])]
-    each, once = (batch_logps(trainee.model.eval(), collate(rows), copies=copies) for copies in (1, 2))
-    assert torch.allclose(each[0], once[0], atol=1e-5) and torch.equal(each[1], once[1])
-    weight = trainee.model.vision.embeddings.patch_embedding.weight
-    first, second = (torch.autograd.grad(logps.sum(), weight)[0] for logps, _ in (each, once))
+def test_answers_behind_one_prompt_are_answers_of_their_own(trainee: OfficialTrainee) -> None:
+    said, asked, model = ([5, 6, 7], [8]), prompts(trainee), trainee.model.eval()
+    apart = batch_logps(model, collate([answered_row(prompt, ids) for prompt in asked for ids in said]))
+    shared = batch_logps(model, collate([answers_row(prompt, said) for prompt in asked]))
+    assert torch.allclose(apart[0], shared[0], atol=1e-5) and torch.equal(apart[1], shared[1])
+    weight = model.vision.embeddings.patch_embedding.weight
+    first, second = (torch.autograd.grad(logps.sum(), weight)[0] for logps, _ in (apart, shared))
     assert first.abs().max() > 0 and torch.allclose(first, second, atol=1e-4 * float(first.abs().max()))
 
 
