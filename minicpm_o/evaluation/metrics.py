@@ -44,14 +44,22 @@ def cider(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
     hypotheses: words of one caption a picture; references: words of one or more captions a picture.
     Document frequencies come from these references, so scores of different sets (or sizes) do not compare; one
     picture alone scores 0."""
-    frequency = Counter(gram for captions in references for gram in {g for c in captions for g in _count_ngrams(c)})
-    log_pictures = math.log(len(references)) if references else 0.0
-    scores = []
-    for hypothesis, captions in zip(hypotheses, references, strict=True):
-        candidate = _vector(hypothesis, frequency, log_pictures)
-        total = sum(_similarity(candidate, _vector(caption, frequency, log_pictures)) for caption in captions)
-        scores.append(10.0 * total / len(captions))
-    return scores
+    corpus = CiderCorpus(references)
+    return [corpus.score(hypothesis, captions) for hypothesis, captions in zip(hypotheses, references, strict=True)]
+
+
+class CiderCorpus:
+    """How rare n-grams are in the captions of some pictures; scores captions by it."""
+
+    def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
+        self._frequency = Counter(gram for captions in references for gram in
+                                  {g for c in captions for g in _count_ngrams(c)})
+        self._log_pictures = math.log(len(references)) if references else 0.0
+
+    def score(self, hypothesis: Tokens, captions: Sequence[Tokens]) -> float:
+        """CIDEr of one caption against those of its picture."""
+        candidate, *others = (_vector(words, self._frequency, self._log_pictures) for words in (hypothesis, *captions))
+        return 10.0 * sum(_similarity(candidate, other) for other in others) / len(captions)
 
 
 def _count_ngrams(tokens: Tokens) -> Counter[Ngram]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ..model.config import NanoConfig, WordEarsConfig
 from ..model.encoders.projector import BLANK, STACK, UNIT_STEPS, WordEars
 from ..rates import UNIT_AUDIO_TOKENS, exact_div
 from .features import AudioCache
+from .recipe import Precision
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 _ROOM = 0.8
@@ -105,6 +106,8 @@ class EarsTraining:
     """Share of the frames that are silenced, in stretches of a tenth of a second."""
     noise: float = 0.15
     """Noise on the frames, as a share of their spread: voices that were never heard."""
+    precision: Precision = "fp32"
+    """What is computed in; weights and the optimiser keep float32."""
     seed: int = 0
 
 
@@ -141,7 +144,8 @@ def train_ears(ears: WordEars, audio: AudioCache, said: Sequence[Utterance], con
     while (spent := time.monotonic() - started) < config.seconds and step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = config.peak_lr * _rate(step, max(spent / config.seconds, step / config.steps), config.warmup)
-        loss = ctc_loss(ears, *_drawn(audio, ordered, rng, config))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = ctc_loss(ears, *_drawn(audio, ordered, rng, config))
         loss.backward()
         nn.utils.clip_grad_norm_(ears.parameters(), 1.0)
         optimizer.step()
@@ -178,7 +182,7 @@ def _disturbed(frames: Tensor, config: EarsTraining) -> Tensor:
 def ctc_loss(ears: WordEars, frames: Sequence[Tensor], said: Sequence[Utterance]) -> Tensor:
     """Mean over the sounds of CTC's loss per piece."""
     padded = nn.utils.rnn.pad_sequence(list(frames), batch_first=True)  # (B, F2, E)
-    log_probs = ears.logits(padded).log_softmax(-1)  # (B * S, 25, U + 1)
+    log_probs = ears.logits(padded).float().log_softmax(-1)  # (B * S, 25, U + 1)
     log_probs = log_probs.reshape(len(frames), -1, log_probs.shape[-1])
     pieces = [torch.tensor(item.pieces) for item in said]
     lengths = torch.tensor([len(sound) // STACK for sound in frames])
@@ -236,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="such a file to go on from")
     parser.add_argument("--seconds", type=float, default=EarsTraining.seconds)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32",
+                        help="bf16 is faster on processors that have it")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -258,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.save({"ears": ears.state_dict(), "units": units}, options.out)
         print(line, flush=True)
 
-    train_ears(ears, audio, said, EarsTraining(seconds=options.seconds), report)
+    train_ears(ears, audio, said, EarsTraining(seconds=options.seconds, precision=options.precision), report)
     torch.save({"ears": ears.state_dict(), "units": units}, options.out)
     print("kept-out word error rate", round(word_error_rate(ears, speller, audio, kept_out), 4))
 

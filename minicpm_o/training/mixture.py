@@ -20,16 +20,16 @@ from .labels import sentence, spoken_label
 from .splits import is_validation
 
 SHARES = {
-    "captioned": 0.38,
-    "labelled": 0.20,
-    "scene": 0.11,
-    "boxed": 0.10,
-    "daquar": 0.04,
-    "two_pictures": 0.01,
-    "ears": 0.06,
-    "spoken": 0.04,
+    "captioned": 0.20,
+    "labelled": 0.11,
+    "scene": 0.04,
+    "boxed": 0.06,
+    "daquar": 0.015,
+    "two_pictures": 0.005,
+    "ears": 0.32,
+    "spoken": 0.19,
     "spoken_picture": 0.01,
-    "digit": 0.04,
+    "digit": 0.03,
     "chat": 0.02,
 }
 """Share of trees per source in every batch, on average; a tree holds one to six questions."""
@@ -213,7 +213,11 @@ class Mixture:
         return [self.one(rng, kind) for kind in kinds]
 
     def one(self, rng: random.Random, kind: str) -> s.Sample:
-        return s.lay_out(self.processor, *self._makers[kind](rng))
+        return s.lay_out(self.processor, *self.tree(rng, kind))
+
+    def tree(self, rng: random.Random, kind: str) -> tuple[s.Trunk, list[s.Branch]]:
+        """Media of a source and the questions about them."""
+        return self._makers[kind](rng)
 
     def _captioned(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
         views, captions = rng.choice(self.sources.captions)

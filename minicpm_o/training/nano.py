@@ -8,8 +8,9 @@ Frozen: EfficientNet-Lite, Whisper. Trained: resampler, projector, marker embedd
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
 from .lora import add_lora
 from .mixture import Mixture, Sources, gather, read_rows, validation_samples
-from .recipe import ModelSection, OptimSection, Recipe, RunSection
+from .recipe import ModelSection, OptimSection, Precision, Recipe, RunSection
 from .run_folder import RunFolder
+from .terms import Objective
 from .trees import TreeFeed, TreeObjective, batches, held_out_loss
 from .warm_start import (
     SeenWords,
@@ -128,22 +130,56 @@ def rest_ears(words: WordEars) -> None:
         parameter.requires_grad_(True)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m minicpm_o.training.nano", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@dataclass(frozen=True)
+class Workshop:
+    """What the stages of nano need: the model with its LoRA, cached media, and the sets' rows of both sides."""
+
+    tokenizer: Tokenizer
+    model: OmniModel
+    store: FeatureStore
+    processor: Processor
+    sources: Sources
+    kept_out: Sources
+
+
+def open_workshop(options: argparse.Namespace, *, has_words: bool) -> Workshop:
+    """By the options of `add_inputs`; the concept logits of the pictures are not among it yet."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_file(options.tokenizer)
+    model = build_model(tokenizer, options.language, has_words=has_words)
+    add_lora(model, options.lora_rank, 0.0)
+    sounds = sorted((options.features / "audio").glob("*_frames.npy"))
+    stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
+    store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
+    sources, kept_out = (gather(options.data, store, options.features, validation=side) for side in (False, True))
+    print({name: len(getattr(sources, name)) for name in vars(sources)}, flush=True)
+    return Workshop(tokenizer, model, store, Processor(model.config, tokenizer), sources, kept_out)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Options that every stage of nano has."""
     parser.add_argument("--data", type=Path, required=True, help="unpacked training sets")
     parser.add_argument("--features", type=Path, required=True, help="caches: images/, audio/ and chat.json")
     parser.add_argument("--language", type=Path, required=True, help="language part as safetensors")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the language part")
     parser.add_argument("--run", type=Path, required=True, help="run folder: checkpoint, metrics, connectors")
+    parser.add_argument("--lora-rank", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32",
+                        help="bf16 is faster on processors and cards that have it")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minicpm_o.training.nano", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_inputs(parser)
     parser.add_argument("--warm-seconds", type=float, default=720.0, help="length of the connectors' warm start")
     parser.add_argument("--batch-size", type=int, default=6, help="trees of questions a step")
     parser.add_argument("--micro-batch-size", type=int, default=3, help="trees that run together")
     parser.add_argument("--steps", type=int, default=600, help="of the main stage; about 7 s each on two cores")
-    parser.add_argument("--lora-rank", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", type=Path, help="connectors.safetensors to go on from, instead of the warm start")
     parser.add_argument("--ears", type=Path, help="what minicpm_o.training.ears has learned; begins with --start")
     return parser
@@ -180,10 +216,10 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         optim=OptimSection(lr=1e-3, group_lr={"model.language.": 8e-4}, betas=(0.9, 0.98), weight_decay=0.02,
                            warmup_steps=30),
         run=RunSection(steps=options.steps, batch_size=options.batch_size, save_every=25, log_every=10,
-                       micro_batch_size=options.micro_batch_size, tensorboard=False))
+                       micro_batch_size=options.micro_batch_size, precision=options.precision, tensorboard=False))
 
 
-def run_main_stage(model: OmniModel, feed: TreeFeed, recipe: Recipe, folder: Path) -> None:
+def run_stage(objective: Objective, feed: Any, recipe: Recipe, folder: Path) -> None:
     """Train, from the newest checkpoint in the folder where there is one; writes metrics.jsonl beside it."""
     run = RunFolder(folder, recipe, World())
     begun = Checkpoints(run.checkpoints, recipe, World()).steps()
@@ -194,34 +230,21 @@ def run_main_stage(model: OmniModel, feed: TreeFeed, recipe: Recipe, folder: Pat
         if "tokens_per_s" in row:
             print({name: round(value, 3) for name, value in row.items() if isinstance(value, int | float)}, flush=True)
 
-    train(TreeObjective(model.train()), feed, recipe, run.checkpoints, World(), report)
+    train(objective, feed, recipe, run.checkpoints, World(), report)
 
 
 def main() -> None:
     options = make_parser().parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     options.run.mkdir(parents=True, exist_ok=True)
-
-    tokenizer = Tokenizer.from_file(options.tokenizer)
-    model = build_model(tokenizer, options.language, has_words=options.ears is not None)
-    add_lora(model, options.lora_rank, 0.0)
-    sounds = sorted((options.features / "audio").glob("*_frames.npy"))
-    stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
-    store = FeatureStore(ImageCache.open(options.features / "images"), AudioCache.open(stems))
-    processor = Processor(model.config, tokenizer)
-    sources = gather(options.data, store, options.features)
-    kept_out = gather(options.data, store, options.features, validation=True)
-    print({name: len(getattr(sources, name)) for name in vars(sources)}, flush=True)
-
-    store = prepare_connectors(model, store, sources, tokenizer, options)
-    report_concepts(model, store, kept_out, options.run)
-    mixture = Mixture(processor, store, sources)
+    shop = open_workshop(options, has_words=options.ears is not None)
+    store = prepare_connectors(shop.model, shop.store, shop.sources, shop.tokenizer, options)
+    report_concepts(shop.model, store, shop.kept_out, options.run)
+    mixture = Mixture(shop.processor, store, shop.sources)
     feed = TreeFeed(lambda rng: mixture.draw(rng, options.batch_size), store, options.micro_batch_size)
-    run_main_stage(model, feed, recipe_of(options), options.run)
-    export_connectors(model, options.run / "connectors.safetensors")
-    checks = validation_samples(Mixture(processor, store, kept_out), 16)
-    losses = held_out_loss(model, batches(checks, store, 16))
+    run_stage(TreeObjective(shop.model.train()), feed, recipe_of(options), options.run)
+    export_connectors(shop.model, options.run / "connectors.safetensors")
+    checks = validation_samples(Mixture(shop.processor, store, shop.kept_out), 16)
+    losses = held_out_loss(shop.model, batches(checks, store, 16))
     print("kept-out loss", {task: round(loss, 3) for task, loss in losses.items()})
 
 

@@ -31,6 +31,7 @@ from .sft import SftConfig
 
 Stage = Literal["pretrain", "sft", "align"]
 Parallel = Literal["none", "ddp", "fsdp2"]
+Precision = Literal["fp32", "bf16"]
 FREE_FIELDS = ("log_every", "save_every", "keep", "threads", "tensorboard", "wandb", "max_bad_steps", "recompute",
                "compile")
 """Fields of `run` that may differ when a run is resumed: they do not change what is learned."""
@@ -85,7 +86,7 @@ class RunSection(Section):
     keep: int = Field(default=2, ge=1)
     """Checkpoints that are kept."""
     log_every: int = Field(default=1, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """What is computed in; weights and the optimiser keep model.dtype."""
     parallel: Parallel = "none"
     """none on one device; ddp copies the model to every rank; fsdp2 shards it over them."""

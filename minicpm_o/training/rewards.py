@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import OptionError
-from ..evaluation.metrics import cider, contains_answer, yes_no
+from ..evaluation.metrics import CiderCorpus, contains_answer, yes_no
 from ..evaluation.tokenise import caption_tokens
 
 Facts = Mapping[str, Any]
@@ -47,12 +47,14 @@ def choice_reward(text: str, facts: Facts) -> float:
 
 
 def caption_reward(text: str, facts: Facts) -> float:
-    """CIDEr-like agreement with the reference descriptions, 0 to 10: n-grams shared, the longer the better.
+    """CIDEr agreement with the reference descriptions, 0 to 10: n-grams shared, the longer the better.
 
-    The references of this picture alone tell how rare a word is, so that the reward needs no whole set.
+    How rare a word is, is known from `corpus`, a CiderCorpus, where the facts have one; without it every n-gram counts
+    alike.
     """
     references = [caption_tokens(reference) for reference in _fact(facts, "references")]
-    return cider([caption_tokens(text), ["nothing"]], [references, [["something"]]])[0]
+    corpus = facts.get("corpus") or CiderCorpus([references, [["something"]]])
+    return corpus.score(caption_tokens(text), references)
 
 
 def facts_reward(text: str, facts: Facts) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ pytest.importorskip("transformers")
 
 from minicpm_o.errors import InputError  # noqa: E402
 from minicpm_o.training.fusion.batches import ANSWER_WORDS, KINDS_ASKED, make_batch  # noqa: E402
-from minicpm_o.training.fusion.models import VARIANTS, build_variant, num_weights  # noqa: E402
-from minicpm_o.training.fusion.run import RunConfig, train  # noqa: E402
-from minicpm_o.training.fusion.scenes import ANSWERS, make_scene  # noqa: E402
+from minicpm_o.training.fusion.eyes import labels_of  # noqa: E402
+from minicpm_o.training.fusion.models import VARIANTS, FusionConfig, build_variant, num_weights  # noqa: E402
+from minicpm_o.training.fusion.run import RunConfig, begin_with_eye, train  # noqa: E402
+from minicpm_o.training.fusion.scenes import ANSWERS, HUES, make_scene  # noqa: E402
 from minicpm_o.training.mixture import read_json, read_rows  # noqa: E402
 
 MEDIA = tuple(name for name in VARIANTS if name != "blind")
@@ -72,8 +74,6 @@ def test_pooled_variants_see_one_vector_of_a_picture(name: str) -> None:
 
 def test_the_blind_one_sees_nothing() -> None:
     batch, other = make_batch("train", 0, 0, 2), make_batch("train", 0, 7, 2)
-    from dataclasses import replace
-
     swapped = replace(batch, pictures=other.pictures, log_mels=other.log_mels)
     with torch.no_grad():
         for name, is_equal in (("blind", True), ("full", False), ("late", False), ("cross", False)):
@@ -81,9 +81,23 @@ def test_the_blind_one_sees_nothing() -> None:
             assert torch.equal(model(batch), model(swapped)) == is_equal, name
 
 
-def test_questions_do_not_see_each_other() -> None:
-    from dataclasses import replace
+def test_variants_begin_with_the_eye_of_their_seed(tmp_path: Path) -> None:
+    config, eyes = RunConfig(eye_steps=2), {}
+    for name, seed in (("full", 1), ("late", 1), ("cross", 2)):
+        model = build_variant(name, 0)
+        begin_with_eye(model, seed, config, tmp_path / f"eye_{seed}.pt")
+        eyes[name] = torch.cat([weight.flatten() for weight in model.eye.parameters()])
+    assert torch.equal(eyes["full"], eyes["late"]) and not torch.equal(eyes["full"], eyes["cross"])
 
+
+def test_the_eye_is_told_what_stands_where() -> None:
+    scene, config = make_scene("train", 1, 3), FusionConfig()
+    labels = labels_of(scene, config)
+    assert labels.shape == (config.picture_tokens, 2) and (labels[:, 0] > 0).sum() == len(scene.things)
+    assert {HUES[colour - 1] for colour, _ in labels if colour} == {thing.colour for thing in scene.things}
+
+
+def test_questions_do_not_see_each_other() -> None:
     batch, model = make_batch("train", 0, 0, 1), build_variant("full", 0).eval()
     changed = batch.ids.clone()
     changed[0, : int(batch.ends[0, 0]) + 1] = 0  # the first question is another one
@@ -94,9 +108,10 @@ def test_questions_do_not_see_each_other() -> None:
 
 
 def test_a_run_goes_on_and_is_not_mixed_with_another(tmp_path: Path) -> None:
-    config = RunConfig(steps=4, scenes=2, dev_scenes=4, test_scenes=4, note_every=2)
+    config = RunConfig(eye_steps=2, steps=4, scenes=2, dev_scenes=4, test_scenes=4, note_every=2)
+    longer = replace(config, steps=5)
     train("late", 1, config, tmp_path / "whole")
     result = read_json(tmp_path / "whole" / "result.json")
     assert set(result["new"]) == set(KINDS_ASKED) and len(read_rows(tmp_path / "whole" / "metrics.jsonl")) == 2
     with pytest.raises(InputError, match=r"other settings \(steps\)"):
-        train("late", 1, RunConfig(steps=5, scenes=2, dev_scenes=4, test_scenes=4, note_every=2), tmp_path / "whole")
+        train("late", 1, longer, tmp_path / "whole")

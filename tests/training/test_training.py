@@ -12,82 +12,24 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from tiny_nano import ByteTokenizer, Layout, draw, make_model, make_store  # noqa: E402
+
 from minicpm_o.errors import CheckpointError  # noqa: E402
 from minicpm_o.model.config import tiny  # noqa: E402
-from minicpm_o.model.omni import OmniModel  # noqa: E402
 from minicpm_o.training import samples as s  # noqa: E402
 from minicpm_o.training.export import connector_tensors, export_connectors, import_connectors  # noqa: E402
-from minicpm_o.training.features import AudioCache, FeatureStore, ImageCache  # noqa: E402
+from minicpm_o.training.features import FeatureStore  # noqa: E402
 from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
-from minicpm_o.training.lora import add_lora  # noqa: E402
-from minicpm_o.training.nano import make_parser, recipe_of, run_main_stage  # noqa: E402
+from minicpm_o.training.nano import make_parser, recipe_of, run_stage  # noqa: E402
 from minicpm_o.training.run_folder import read_metrics  # noqa: E402
 from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
-from minicpm_o.training.trees import TreeFeed, batches, held_out_loss  # noqa: E402
+from minicpm_o.training.trees import TreeFeed, TreeObjective, batches, held_out_loss  # noqa: E402
 from minicpm_o.training.warm_start import content_tokens  # noqa: E402
-
-
-class ByteTokenizer:
-    """Letters as ids after the special ones, for the tiny vocabulary of 96."""
-
-    class special:
-        im_start, im_end, image_start, image_end, audio_start, audio_end, placeholder = 1, 2, 3, 4, 7, 8, 9
-
-    def encode(self, text: str) -> list[int]:
-        return [10 + ord(letter) % 86 for letter in text]
-
-
-class Layout:
-    """What `lay_out` asks of the Processor, at the tiny model's token counts."""
-
-    tokenizer = ByteTokenizer()
-
-    def lay_image(self, draft, pixels) -> None:
-        from minicpm_o.inputs.processor import Processor
-
-        Processor.lay_image(self, draft, pixels)
-
-    def lay_audio(self, draft, waveform, transcript) -> None:
-        from minicpm_o.inputs.processor import Processor
-
-        Processor.lay_audio(self, draft, waveform, transcript)
-
-    def _audio_run(self, draft, num_tokens, kind):
-        from minicpm_o.inputs.processor import Processor
-
-        return Processor._audio_run(self, draft, num_tokens, kind)
-
-    def _write_heard(self, draft, transcript) -> None:
-        assert transcript is None
-
-    config = tiny()
 
 
 @pytest.fixture
 def store() -> FeatureStore:
-    config, rng = tiny(), np.random.default_rng(0)
-    images = ImageCache(
-        rng.normal(size=(4, config.vision.grid**2, config.vision.width)).astype(np.float16),
-        rng.normal(size=(4, config.vision.num_classes)).astype(np.float16),
-        [{"set": "made", "image": f"{i // 2}.jpg"} for i in range(4)],
-    )
-    frames = rng.normal(size=(100, config.hearing.width)).astype(np.float16)
-    return FeatureStore(images, AudioCache([frames], [{"source": 0, "frame": 0, "units": 2, "n": 32000, "text": "ab"}]))
-
-
-def draw(rng: random.Random) -> list[s.Sample]:
-    branches = [s.Branch("naming", "q", "cat"), s.Branch("presence", "p", "no")]
-    picture = s.lay_out(Layout(), s.Trunk(images=(rng.randrange(4),)), branches)
-    heard = s.lay_out(Layout(), s.Trunk(audio=0, audio_samples=32000), [s.Branch("ears", "e", "ab", transcript="ab")])
-    return [picture, heard]
-
-
-def make_model() -> OmniModel:
-    torch.manual_seed(0)
-    model = OmniModel(tiny(), marker_ids=(3, 4, 5, 6, 7, 8, 9))
-    model.language.requires_grad_(False)
-    add_lora(model, rank=2, dropout=0.0)
-    return model
+    return make_store()
 
 
 def test_a_sample_is_the_runtimes_prompt_with_branches() -> None:
@@ -106,12 +48,12 @@ def test_the_main_stage_learns_and_goes_on(store: FeatureStore, tmp_path: Path) 
                                         "--run", ".", "--steps", "6", "--batch-size", "2"])
     recipe = recipe_of(options)
     recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"save_every": 3, "log_every": 1})})
-    run_main_stage(make_model(), TreeFeed(draw, store, 2), recipe, tmp_path / "whole")
+    run_stage(TreeObjective(make_model().train()), TreeFeed(draw, store, 2), recipe, tmp_path / "whole")
     whole = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert whole[-1]["next_token/naming"] < whole[0]["next_token/naming"]
     with pytest.raises(ZeroDivisionError):
-        run_main_stage(make_model(), TreeFeed(broken_after(4), store, 2), recipe, tmp_path / "cut")
-    run_main_stage(make_model(), TreeFeed(draw, store, 2), recipe, tmp_path / "cut")
+        run_stage(TreeObjective(make_model().train()), TreeFeed(broken_after(4), store, 2), recipe, tmp_path / "cut")
+    run_stage(TreeObjective(make_model().train()), TreeFeed(draw, store, 2), recipe, tmp_path / "cut")
     resumed = read_metrics(tmp_path / "cut" / "metrics.jsonl")
     assert [row["loss"] for row in resumed] == [row["loss"] for row in whole]
     assert whole[-1]["samples"] == {"ears": 6, "naming": 6, "presence": 6} == resumed[-1]["samples"]

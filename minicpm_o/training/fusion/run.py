@@ -3,8 +3,9 @@
     python -m minicpm_o.training.fusion --out RUNS                # all variants, seeds 1 2 3: about an hour and a half
     python -m minicpm_o.training.fusion --out RUNS --variants full late --seeds 1
 
-A run is RUNS/VARIANT_SEED: metrics.jsonl (learning curve), checkpoint.pt (where it goes on), right.npz (scenes, Q) and
-result.json, with which it is finished and passed over. `benchmarks/fusion_depth.py` makes the report of them.
+First an eye learns what stands where (`eyes`), once per seed: RUNS/eye_SEED_STEPS.pt. A run is RUNS/VARIANT_SEED:
+metrics.jsonl (learning curve), checkpoint.pt (where it goes on), right.npz (scenes, Q) and result.json, with which it
+is finished and passed over. `benchmarks/fusion_depth.py` makes the report of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ...errors import InputError
 from ..mixture import read_json, read_rows
 from ..prepare.work import write_json
 from .batches import KINDS_ASKED, make_batch
+from .eyes import EyeLesson, teach_eye
 from .models import VARIANTS, FusionModel, build_variant, num_weights
 from .scenes import Split
 
@@ -40,6 +42,8 @@ _TEST_SEED = 0
 class RunConfig:
     """How long and how fast; the same for every variant."""
 
+    eye_steps: int = 500
+    """Of the eye's own lesson; every variant of a seed begins with what it learned."""
     steps: int = 1000
     scenes: int = 24
     """Of a step, each with one question of every kind."""
@@ -61,6 +65,8 @@ def train(name: str, seed: int, config: RunConfig, folder: Path) -> None:
     if (folder / "result.json").exists():
         return
     model = build_variant(name, seed)
+    if name != "blind":
+        begin_with_eye(model, seed, config, folder.parent / f"eye_{seed}_{config.eye_steps}.pt")
     learner = Learner(model, config)
     step, seconds = learner.resume(folder)
     with progress(f"{name}, seed {seed}", config.steps, step) as advance:
@@ -75,6 +81,17 @@ def train(name: str, seed: int, config: RunConfig, folder: Path) -> None:
                                                 **by_kind(answered(model, "dev", config.dev_scenes, config.scenes))})
                 learner.save(folder, step, time.monotonic() - started)
     finish(model, config, folder, settings, seconds)
+
+
+def begin_with_eye(model: FusionModel, seed: int, config: RunConfig, path: Path) -> None:
+    """Put the seed's taught eye in; the first variant that needs it teaches it."""
+    if not config.eye_steps:
+        return
+    if not path.exists():
+        loss = teach_eye(model.eye, model.config, seed, EyeLesson(config.eye_steps))
+        note(path.with_suffix(".jsonl"), {"steps": config.eye_steps, "loss": round(loss, 4)})
+        torch.save(model.eye.state_dict(), path)
+    model.eye.load_state_dict(torch.load(path, weights_only=True))
 
 
 def finish(model: FusionModel, config: RunConfig, folder: Path, settings: dict, seconds: float) -> None:
@@ -194,12 +211,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, default=RunConfig.steps)
+    parser.add_argument("--eye-steps", type=int, default=RunConfig.eye_steps)
     parser.add_argument("--scenes", type=int, default=RunConfig.scenes)
     parser.add_argument("--rate", type=float, default=RunConfig.rate)
     parser.add_argument("--threads", type=int, default=1, help="of torch; another number changes the last digits")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    config = RunConfig(steps=options.steps, scenes=options.scenes, rate=options.rate)
+    config = RunConfig(eye_steps=options.eye_steps, steps=options.steps, scenes=options.scenes, rate=options.rate)
     for seed in options.seeds:
         for name in options.variants:
             train(name, seed, config, options.out / f"{name}_{seed}")

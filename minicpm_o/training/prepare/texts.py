@@ -38,9 +38,9 @@ class Text:
 class TextConfig:
     """How many texts of a kind, and how long, in letters. All chat questions are taken."""
 
-    captions: int = 1100
-    questions: int = 500
-    sentences: int = 3900
+    captions: int = 3900
+    questions: int = 1500
+    sentences: int = 14_000
     shortest: int = 8
     longest: int = 130
     definition_share: float = 0.05
