@@ -20,17 +20,17 @@ from .labels import sentence, spoken_label
 from .splits import is_validation
 
 SHARES = {
-    "captioned": 0.20,
-    "labelled": 0.11,
+    "captioned": 0.24,
+    "labelled": 0.165,
     "scene": 0.04,
-    "boxed": 0.06,
-    "daquar": 0.015,
+    "boxed": 0.07,
+    "daquar": 0.02,
     "two_pictures": 0.005,
-    "ears": 0.32,
-    "spoken": 0.19,
+    "ears": 0.24,
+    "spoken": 0.15,
     "spoken_picture": 0.01,
     "digit": 0.03,
-    "chat": 0.02,
+    "chat": 0.03,
 }
 """Share of trees per source in every batch, on average; a tree holds one to six questions."""
 

@@ -41,8 +41,8 @@ from .warm_start import (
     warm_start_resampler,
 )
 
-SOUND_BESIDE_WORDS = 0.3
-"""How loud the sound's own tokens begin beside the words that are heard."""
+SOUND_BESIDE_WORDS = 0.0
+"""How loud the sound's own tokens begin beside the words that are heard: at 0.3 they drowned them (docs/log.md)."""
 
 
 def build_model(tokenizer: Tokenizer, language_weights: Path, *, has_words: bool = False) -> OmniModel:
@@ -202,6 +202,7 @@ def prepare_connectors(
             warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
         store = add_concepts(model, store, sources, tokenizer, options.run)
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        names |= {name for name, _ in model.named_buffers()}
         torch.save({name: tensor for name, tensor in model.state_dict().items() if name in names}, begun)
     model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
     if model.connectors.projector.words is not None:
