@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..evaluation.metrics import CiderCorpus
 from ..evaluation.tokenise import caption_tokens
 from ..inputs import prompts
 from .align import AlignConfig, GrpoConfig, GrpoObjective, PromptMicro, Reference
+from .counted import Counted
 from .export import export_connectors, import_connectors
 from .features import FeatureStore
 from .mixture import Mixture
@@ -79,12 +79,12 @@ def _bare(answer: str) -> str:
     return " ".join(words[1:] if words[0].lower() in ("a", "an", "the") and len(words) > 1 else words)
 
 
-class AskedFeed:
-    """The prompts of a step, a few at a time. One process."""
+class AskedFeed(Counted):
+    """The prompts of a step, a few at a time; counts them by task. One process."""
 
     def __init__(self, pictures: AskedPictures, count: int, micro_batch_size: int, seed: int) -> None:
+        super().__init__()
         self.pictures, self.count, self.size, self.seed = pictures, count, micro_batch_size, seed
-        self._counts: Counter[str] = Counter()
 
     def step(self, step: int) -> list[PromptMicro]:
         drawn = self.pictures.draw(random.Random(f"align/{self.seed}/{step}"), self.count)
@@ -92,15 +92,6 @@ class AskedFeed:
         groups = [drawn[start : start + self.size] for start in range(0, len(drawn), self.size)]
         return [PromptMicro(tuple(asked.prompt for asked in group), tuple(asked.facts for asked in group), step, number,
                             len(group)) for number, group in enumerate(groups)]
-
-    def state(self) -> dict[str, Any]:
-        return {"counts": dict(self._counts)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._counts = Counter(state["counts"])
-
-    def counts(self) -> dict[str, int]:
-        return dict(sorted(self._counts.items()))
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:

@@ -7,8 +7,7 @@ into caches, so that what trains are the connectors and a LoRA on the language m
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from ..model.omni import OmniModel
+from .counted import Counted
 from .features import FeatureStore
 from .objectives.next_token import next_token
 from .rows import NOT_LEARNED, Batch, Row, collate
@@ -54,27 +54,20 @@ class TreeObjective(Objective):
         return micro.to(device)
 
 
-class TreeFeed:
-    """The samples that a step draws, by length in micro-batches, so that little is padded. One process."""
+class TreeFeed(Counted):
+    """The samples that a step draws, by length in micro-batches, so that little is padded. One process.
+
+    Counts questions by task.
+    """
 
     def __init__(self, draw: Draw, store: FeatureStore, micro_batch_size: int, seed: int = 0) -> None:
+        super().__init__()
         self.draw, self.store, self.micro_batch_size, self.seed = draw, store, micro_batch_size, seed
-        self._counts: Counter[str] = Counter()
 
     def step(self, step: int) -> list[Batch]:
         samples = self.draw(random.Random(f"{self.seed}/{step}"))
         self._counts.update(task for sample in samples for task in sample.tasks)
         return batches(samples, self.store, self.micro_batch_size)
-
-    def state(self) -> dict[str, Any]:
-        return {"counts": dict(self._counts)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._counts = Counter(state["counts"])
-
-    def counts(self) -> dict[str, int]:
-        """Questions asked so far, by task."""
-        return dict(sorted(self._counts.items()))
 
 
 def batches(samples: Sequence[Sample], store: FeatureStore, size: int) -> list[Batch]:

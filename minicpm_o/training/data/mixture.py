@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from ...checkpoints.storage import default_home
 from ...errors import InputError, OptionError
+from ..counted import Counted
 from ..examples import Example
 from ..feeds import NAMED_SKIPS
 from ..prepare.work import draws
@@ -72,8 +73,8 @@ class MixtureConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class Mixture:
-    """Draws micro-batches of examples."""
+class Mixture(Counted):
+    """Draws micro-batches of examples; counts those that this rank drew, and those that were broken, by source."""
 
     def __init__(self, config: MixtureConfig, seed: int = 0, rank: int = 0, world_size: int = 1, *,
                  batch_size: int = 8, micro_batch_size: int = 8, folder: Path | None = None) -> None:
@@ -81,6 +82,7 @@ class Mixture:
 
         Raises OptionError for a mixture that cannot be met, InputError for a source that cannot be opened.
         """
+        super().__init__()
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         whole = micro_batch_size * world_size
         if batch_size % whole:
@@ -89,24 +91,12 @@ class Mixture:
         self.accumulate = batch_size // whole
         self.slots = slots_of(config.sources, whole, world_size)
         self.sources = {item.name: _open(item, folder) for item in config.sources}
-        self._counts: Counter[str] = Counter()
         self._recent: dict[str, deque[bool]] = {name: deque(maxlen=_WATCHED) for name in self.sources}
         self._speech: dict[str, SpeechCache] = {}
 
     def draw(self, step: int) -> list[list[Example]]:
         """This rank's examples of the step, by micro-batch."""
         return [list(self._micro(step * self.accumulate + number)) for number in range(self.accumulate)]
-
-    def state(self) -> dict[str, Any]:
-        """Counts alone: the draws follow from the step."""
-        return {"counts": dict(self._counts)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._counts = Counter(state["counts"])
-
-    def counts(self) -> dict[str, int]:
-        """Samples that this rank drew, and those that were broken, by source."""
-        return dict(sorted(self._counts.items()))
 
     def _micro(self, number: int) -> Iterator[Example]:
         for config in self.config.sources:
