@@ -254,6 +254,15 @@ def test_bad_media_is_one_sentence(stub: StubModel, tmp_path: Path, capsys: pyte
     assert one_object(capsys.readouterr().out)["error"]["type"] == "ImageError"
 
 
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C; a test of it must not depend on that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_ctrl_c_exits_130(stub: StubModel, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     stub.during = lambda: signal.raise_signal(signal.SIGINT)
     assert run(["describe", photo]) == 130
