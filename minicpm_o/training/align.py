@@ -361,10 +361,10 @@ class GrpoObjective(AlignObjective):
         config = self.config
         answers = sample_answers(self.model, micro.prompts, self.end_ids, SamplingSettings(
             config.max_tokens, config.temperature, seed_of(self.seed, micro.step, micro.number, _rank())), config.group)
-        rewards, told = self._rewards(micro, answers)
+        groups = [answers[start : start + config.group] for start in range(0, len(answers), config.group)]
+        rewards, told = self._rewards(micro, groups)
         device = next(self.model.parameters()).device
-        batch = collate([answers_row(prompt, answers[place * config.group : (place + 1) * config.group])
-                         for place, prompt in enumerate(micro.prompts)]).to(device)
+        batch = collate([answers_row(*both) for both in zip(micro.prompts, groups, strict=True)]).to(device)
         logp, mask = batch_logps(self.model, batch, config.temperature)
         found = grpo(logp, logp.detach(), self.reference.token_logps(batch, config.temperature), mask,
                      advantages(torch.tensor(rewards, device=device), config.group), clip=config.clip,
@@ -373,12 +373,11 @@ class GrpoObjective(AlignObjective):
         parts = {name: (sum(values), float(len(values))) for name, values in told.items() if micro.count}
         return {"grpo": Term(found.losses.sum() * bool(micro.count), micro.count * config.group, parts)}
 
-    def _rewards(self, micro: PromptMicro, answers: Sequence[Sequence[int]]
+    def _rewards(self, micro: PromptMicro, groups: Sequence[Sequence[Sequence[int]]]
                  ) -> tuple[list[float], dict[str, list[float]]]:
         """Of every answer, and by name."""
         config, rewards, told = self.config, [], {}
-        for index, facts in enumerate(micro.facts):
-            group = answers[index * config.group : (index + 1) * config.group]
+        for facts, group in zip(micro.facts, groups, strict=True):
             earned = [total_reward(self._text(said), facts, config.rewards) for said in group]
             for _, parts in earned:
                 for name, value in parts.items():

@@ -109,8 +109,7 @@ def align_nano(shop: Workshop, recipe: Recipe, folder: Path, pictures: AskedPict
     """GRPO in place; checkpoints, metrics and curves in the folder."""
     trainee = NanoTrainee(shop.model, shop.tokenizer, _never, _never)
     objective = GrpoObjective(recipe.align.grpo, trainee, Reference(shop.model), recipe.run.seed)
-    feed = AskedFeed(pictures, recipe.run.batch_size, recipe.run.micro_batch_size or recipe.run.batch_size,
-                     recipe.run.seed)
+    feed = AskedFeed(pictures, recipe.run.batch_size, recipe.run.micro_batch_size, recipe.run.seed)
     run_stage(objective, feed, recipe, folder)
 
 

@@ -44,16 +44,16 @@ def sample_answers(model: OmniModel, prompts: Sequence[Row], end_ids: Sequence[i
     generator = torch.Generator(device).manual_seed(settings.seed)
     fused = model.fuse([torch.from_numpy(row.ids).to(device) for row in prompts], [row.media for row in prompts])
     embeds, mask = _padded_left(fused)
-    ends, cache, copied = torch.tensor(list(end_ids), device=device), DynamicCache(), copies
+    ends, cache = torch.tensor(list(end_ids), device=device), DynamicCache()
     answers: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
     alive = torch.ones(len(answers), dtype=torch.bool, device=device)
     for _ in range(settings.max_tokens):
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         hidden = language.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions,
                                 past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        if copied > 1:  # a prompt is read once for all its answers
-            cache.batch_repeat_interleave(copied)
-            hidden, mask, copied = hidden.repeat_interleave(copied, 0), mask.repeat_interleave(copied, 0), 1
+        if len(hidden) < len(answers):  # a prompt is read once for all its answers
+            cache.batch_repeat_interleave(copies)
+            hidden, mask = hidden.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
         chosen = _choose(language.lm_head(hidden).float(), settings, generator)
         for row in alive.nonzero().flatten().tolist():
             answers[row].append(int(chosen[row]))

@@ -88,4 +88,3 @@ def test_training_mode_comes_back(trainee: OfficialTrainee) -> None:
     trainee.model.train()
     sample_answers(trainee.model, prompts(trainee)[:1], trainee.end_ids, SamplingSettings(1))
     assert trainee.model.training
-

@@ -63,7 +63,11 @@ def collate(scenes: Sequence[Scene]) -> Batch:
             ids[b, start:stop], offsets[b, start:stop] = torch.tensor(words), torch.arange(len(words))
             segments[b, start:stop], ends[b, q] = q + 1, stop - 1
             start = stop
-    pictures = torch.from_numpy(np.stack([scene.picture for scene in scenes])).permute(0, 3, 1, 2) / 255
     log_mels = torch.from_numpy(np.stack([scene.log_mel for scene in scenes]))
     answers = torch.tensor([[_IDS[question.answer] for question in scene.questions] for scene in scenes])
-    return Batch(pictures, log_mels, ids, segments, offsets, ends, answers)
+    return Batch(pictures_of(scenes), log_mels, ids, segments, offsets, ends, answers)
+
+
+def pictures_of(scenes: Sequence[Scene]) -> Tensor:
+    """(B, 3, S, S), 0 to 1."""
+    return torch.from_numpy(np.stack([scene.picture for scene in scenes])).permute(0, 3, 1, 2) / 255

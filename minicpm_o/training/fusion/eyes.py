@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batches import pictures_of
 from .models import Eye, FusionConfig
 from .scenes import HUES, KINDS, SIDE_PX, Scene, make_scene
 
@@ -52,8 +53,7 @@ def teach_eye(eye: Eye, config: FusionConfig, seed: int, lesson: EyeLesson) -> f
 
 
 def _loss(eye: Eye, heads: nn.ModuleList, scenes: Sequence[Scene], config: FusionConfig) -> Tensor:
-    pictures = torch.from_numpy(np.stack([scene.picture for scene in scenes])).permute(0, 3, 1, 2) / 255
-    tokens = eye(pictures)  # (B, P, D)
+    tokens = eye(pictures_of(scenes))  # (B, P, D)
     labels = torch.from_numpy(np.stack([labels_of(scene, config) for scene in scenes]))  # (B, P, 2)
     return sum((F.cross_entropy(head(tokens).flatten(0, 1), labels[..., number].flatten())
                 for number, head in enumerate(heads)), torch.zeros(()))
