@@ -32,7 +32,7 @@ from .examples import Example
 from .feeds import Draws, StageFeed
 from .objectives.policy import advantages, grpo
 from .objectives.preference import Preferences, dpo, ipo
-from .rewards import REWARDS, length_rewards, total_reward
+from .rewards import check_weights, length_rewards, total_reward
 from .rows import NOT_LEARNED, Batch, Media, Row, collate
 from .sampling import SamplingSettings, answered_row, answers_row, batch_logps, sample_answers
 from .save import base_fingerprint
@@ -78,9 +78,7 @@ class GrpoConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _known(self) -> GrpoConfig:
-        unknown = sorted(set(self.rewards) - set(REWARDS))
-        if unknown:
-            raise ValueError(f"there is no reward {unknown[0]!r}; rewards are {', '.join(REWARDS)}")
+        check_weights(self.rewards)
         return self
 
 

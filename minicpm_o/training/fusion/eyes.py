@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batches import pictures_of
+from .learner import Learner
 from .models import Eye, FusionConfig
 from .scenes import HUES, KINDS, SIDE_PX, Scene, make_scene
 
@@ -35,20 +36,10 @@ class EyeLesson:
 def teach_eye(eye: Eye, config: FusionConfig, seed: int, lesson: EyeLesson) -> float:
     """In place: every token tells the colour and the kind of the thing in its field. Returns the last losses' mean."""
     heads = nn.ModuleList(nn.Linear(config.language.width, 1 + len(names)) for names in (HUES, KINDS))
-    parts = nn.ModuleList([eye, heads])
-    optimizer = torch.optim.AdamW(parts.parameters(), lesson.rate, (0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lesson.rate, lesson.steps, pct_start=0.1,
-                                                   cycle_momentum=False)
-    losses = []
+    learner, losses = Learner(nn.ModuleList([eye, heads]), lesson.rate, lesson.steps), []
     for step in range(lesson.steps):
         scenes = [make_scene("train", seed, step * lesson.scenes + i) for i in range(lesson.scenes)]
-        loss = _loss(eye, heads, scenes, config)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        losses.append(loss.item())
+        losses.append(learner.step(_loss(eye, heads, scenes, config)))
     return float(np.mean(losses[-20:]))
 
 

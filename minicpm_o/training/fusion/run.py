@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checkpoints.storage import write_atomic
 from ...errors import InputError
-from ..mixture import read_json, read_rows
+from ..mixture import read_json
 from ..prepare.work import write_json
 from .batches import KINDS_ASKED, make_batch
 from .eyes import EyeLesson, teach_eye
+from .learner import Learner
 from .models import VARIANTS, FusionModel, build_variant, num_weights
 from .scenes import Split
 
@@ -67,12 +67,13 @@ def train(name: str, seed: int, config: RunConfig, folder: Path) -> None:
     model = build_variant(name, seed)
     if name != "blind":
         begin_with_eye(model, seed, config, folder.parent / f"eye_{seed}_{config.eye_steps}.pt")
-    learner = Learner(model, config)
+    learner = Learner(model, config.rate, config.steps, config.weight_decay, config.clip)
     step, seconds = learner.resume(folder)
     with progress(f"{name}, seed {seed}", config.steps, step) as advance:
         started = time.monotonic() - seconds
         while step < config.steps:
-            loss = learner.step(make_batch("train", seed, step * config.scenes, config.scenes))
+            batch = make_batch("train", seed, step * config.scenes, config.scenes)
+            loss = learner.step(F.cross_entropy(model(batch).flatten(0, 1), batch.answers.flatten()))
             step += 1
             advance()
             if step % config.note_every == 0 or step == config.steps:
@@ -102,44 +103,6 @@ def finish(model: FusionModel, config: RunConfig, folder: Path, settings: dict, 
               "seconds": round(seconds, 1), **{split: by_kind(right[split]) for split in TESTS}}
     write_json(folder / "result.json", result)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-class Learner:
-    """A model with its optimiser and schedule."""
-
-    def __init__(self, model: nn.Module, config: RunConfig) -> None:
-        self.model, self.clip = model, config.clip
-        self.optimizer = torch.optim.AdamW(model.parameters(), config.rate, (0.9, 0.98),
-                                           weight_decay=config.weight_decay)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.rate, config.steps, pct_start=0.1,
-                                                            cycle_momentum=False)
-
-    def step(self, batch) -> float:
-        """Learn one batch; the mean loss of its answers."""
-        loss = F.cross_entropy(self.model(batch).flatten(0, 1), batch.answers.flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        return loss.item()
-
-    def save(self, folder: Path, step: int, seconds: float) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
-        torch.save({**parts, "step": step, "seconds": seconds}, folder / "checkpoint.tmp")
-        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
-
-    def resume(self, folder: Path) -> tuple[int, float]:
-        """Steps done and seconds spent; what was noted after the checkpoint is forgotten, for it comes again."""
-        if not (folder / "checkpoint.pt").exists():
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
-            return 0, 0.0
-        state = torch.load(folder / "checkpoint.pt", weights_only=True)
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        kept = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= state["step"]]
-        write_atomic(folder / "metrics.jsonl", ["".join(json.dumps(row) + "\n" for row in kept).encode()])
-        return state["step"], state["seconds"]
 
 
 def check_settings(path: Path, settings: dict) -> None:
