@@ -65,26 +65,27 @@ class Size:
     """Different pictures to learn from."""
     asked: int = 300
     """And kept out."""
-    eyes_steps: int = 300
+    eyes_steps: int = 700
     sft_steps: int = 300
     dpo_steps: int = 150
-    grpo_steps: int = 150
+    grpo_steps: int = 100
     batch: int = 32
-    sampled: int = 400
+    sampled: int = 600
     """Known pictures that the tuned model describes `group` times each, for DPO's pairs."""
     group: int = 8
     """Answers to a prompt."""
-    prompts: int = 8
+    prompts: int = 32
     """Of a step of GRPO."""
     pairs: int = 16
     """Of a step of DPO."""
     drawn: int = 4
     """Descriptions of a kept-out picture that are scored."""
-    dpo_sft_weight: float = 0.1
-    grpo_kl: float = 0.04
+    dpo_beta: float = 0.3
+    dpo_sft_weight: float = 2.0
+    grpo_kl: float = 0.2
     sft_lr: float = 1e-3
-    dpo_lr: float = 1e-4
-    grpo_lr: float = 1e-4
+    dpo_lr: float = 3e-5
+    grpo_lr: float = 3e-4
     seed: int = 0
 
 
@@ -281,7 +282,7 @@ def more_dpo(trainee: OfficialTrainee, known: Sequence[Scene], size: Size) -> in
     if len(pairs) < size.pairs:
         raise SystemExit(
             f"the tuned model's answers made {len(pairs)} pairs and a step takes {size.pairs}; tune it longer")
-    config = align.AlignConfig(method="dpo", dpo=align.DpoConfig(sft_weight=size.dpo_sft_weight))
+    config = align.AlignConfig(method="dpo", dpo=align.DpoConfig(beta=size.dpo_beta, sft_weight=size.dpo_sft_weight))
     built = align.build(config, trainee, Drawn([(pairs, size.pairs)], "dpo", size.seed), size.seed)
     fit("align", built, size.dpo_steps, size.dpo_lr, size.seed)
     return len(pairs)

@@ -29,6 +29,7 @@ BOXES = {
     "projector": Box(2, 1, "projector", "10 tokens a second", "trained"),
     "detector": Box(0, 2, "speech detector", "Silero", "frozen"),
     "recogniser": Box(1, 2, "recogniser", "Whisper decoder", "frozen"),
+    "ears": Box(2, 2, "own ears", "letters", "trained"),
     "text": Box(0, 3, "text", "messages", "in"),
     "template": Box(2, 3, "chat template", "placeholder runs", "in"),
     "fusion": Box(3, 1.5, "fused tokens", "scatter", "in"),
@@ -39,7 +40,8 @@ BOXES = {
 ARROWS = [
     ("picture", "vision"), ("vision", "resampler"), ("resampler", "fusion"), ("sound", "hearing"),
     ("hearing", "projector"), ("projector", "fusion"), ("sound", "detector"), ("detector", "recogniser"),
-    ("hearing", "recogniser"), ("recogniser", "template"), ("text", "template"), ("template", "fusion"),
+    ("hearing", "recogniser"), ("recogniser", "template"), ("hearing", "ears"), ("ears", "template"),
+    ("text", "template"), ("template", "fusion"),
     ("fusion", "language"), ("language", "answer"), ("answer", "voice"),
 ]
 LEGEND = [("in", "data"), ("frozen", "pretrained part"), ("trained", "trained here"), ("out", "answer")]

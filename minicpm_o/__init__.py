@@ -4,7 +4,8 @@ The data's way:
 
     picture ── slices ──── vision encoder ──── resampler ──┐
     sound ──── log-mel ─── hearing encoder ─── projector ──┤
-                               └── recogniser ── text ──┐  │
+                               ├── own ears ── words ───┐  │
+                               └── recogniser ── words ─┤  │
     text ───────────────── tokenizer ───────────────────┴──┴─ fused tokens ── language model ── text ── voice ── wav
     inputs/                model/encoders/                    model/fusion/   model/language/           runtime/speech/
 

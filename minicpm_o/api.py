@@ -163,7 +163,7 @@ class MiniCPMO:
         self._lock = threading.RLock()
         self._pool = Pool()
         self._running: set[threading.Event] = set()
-        self._heard: OrderedDict[bytes, str] = OrderedDict()
+        self._heard: OrderedDict[tuple[bytes, bool], str | None] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -253,12 +253,13 @@ class MiniCPMO:
         come, then the Reply. max_tokens, temperature, top_k, top_p, min_p, repetition_penalty and num_beams: None
         leaves them to the model: nano is greedy, the official checkpoints sample as they were published
         (`runtime.generation_defaults`); a temperature of 0 is greedy. num_beams: try so many answers side by side and
-        give the best at once instead of word by word; with a temperature they are drawn. transcript: write what the
-        recogniser understood beside each sound (nano); off leaves the model to its own ears. options: how an official
-        checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`; ref_audio: a sound of the
-        voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the conversation. allow_urls: fetch
-        http(s) media. cancel: set it, or call `cancel()`, to end the answer early with finish reason "cancelled". The
-        oldest turns are left out, with a warning in the Reply, when the conversation outgrows the context window.
+        give the best at once instead of word by word; with a temperature they are drawn. transcript: the
+        recogniser says which words stand beside each sound (nano); off leaves that to the model's own ears. options:
+        how an official checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`;
+        ref_audio: a sound of the voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the
+        conversation. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the answer early with
+        finish reason "cancelled". The oldest turns are left out, with a warning in the Reply, when the conversation
+        outgrows the context window.
         Raises InputError for what cannot be read, ContextFullError when the last turn alone is too long.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -416,23 +417,31 @@ class MiniCPMO:
                                f"or a shorter sound")
 
     def _prepare(self, messages: Sequence[Message], call: _Call) -> ModelInputs:
-        transcripts = self._transcripts(messages) if call.transcript and self.parts.has_recogniser else None
+        transcripts = self._transcripts(messages, by_recogniser=call.transcript) if self.parts.has_recogniser else None
         inputs: ModelInputs = self.parts.prepare(messages, transcripts=transcripts, options=call.options)
         return inputs
 
-    def _transcripts(self, messages: Sequence[Message]) -> list[str | None]:
-        """Recognised text of every sound in order; a video with sound counts as one."""
+    def _transcripts(self, messages: Sequence[Message], *, by_recogniser: bool) -> list[str | None]:
+        """What is written beside every sound in order; a video with sound counts as one."""
         waveforms = (_sound_of(part) for message in messages for part in message.parts)
-        return [self._recognise(waveform) for waveform in waveforms if waveform is not None]
+        return [self._written(waveform, by_recogniser) for waveform in waveforms if waveform is not None]
 
-    def _recognise(self, waveform: np.ndarray) -> str:
-        """Recognised text of a waveform (N,) at 16 kHz, remembered by content."""
-        key = content_digest(waveform)
+    def _written(self, waveform: np.ndarray, by_recogniser: bool) -> str | None:
+        """Words of a waveform (N,) at 16 kHz by the recogniser or by own ears, remembered by content."""
+        key = content_digest(waveform), by_recogniser
         if key not in self._heard:
-            self._heard[key] = self.parts.recogniser.transcribe(waveform).text
+            self._heard[key] = self._recognise(waveform) if by_recogniser else self._hear(waveform)
             while len(self._heard) > MAX_TRANSCRIPTS:
                 self._heard.popitem(last=False)
         return self._heard[key]
+
+    def _recognise(self, waveform: np.ndarray) -> str:
+        text: str = self.parts.recogniser.transcribe(waveform).text
+        return text
+
+    def _hear(self, waveform: np.ndarray) -> str | None:
+        """None: the model has no ears for words."""
+        return self.parts.ears.sentence(self.parts.hearing.encode(waveform)) if self.parts.ears else None
 
     # --- ears and voice alone -------------------------------------------------------------------------------------
 

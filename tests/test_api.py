@@ -127,6 +127,7 @@ class FakeParts(Parts):
         self.plan = SimpleNamespace(threads=2)
         self.load_s = 0.0
         self.used: list[str] = []
+        self.has_ears = True
         self._engine = LookingEngine(self._tokenizer, language.width, context_tokens)
         self._processor = Processor(self.config, self._tokenizer)
 
@@ -156,7 +157,12 @@ class FakeParts(Parts):
     @property
     def hearing(self) -> SimpleNamespace:
         self.used.append("hearing")
-        return SimpleNamespace(tokens=lambda waveform: np.full((-(-len(waveform) // 16000) * 10, 32), waveform.std()))
+        return SimpleNamespace(tokens=lambda waveform: np.full((-(-len(waveform) // 16000) * 10, 32), waveform.std()),
+                               encode=lambda waveform: waveform)
+
+    @property
+    def ears(self) -> SimpleNamespace | None:
+        return SimpleNamespace(sentence=lambda encoded: "Helo.") if self.has_ears else None
 
     @property
     def recogniser(self) -> SimpleNamespace:
@@ -275,7 +281,7 @@ def test_stream_gives_words_then_the_reply(fake: MiniCPMO) -> None:
 
 
 def test_usage_counts_every_token_once(fake: MiniCPMO, parts: FakeParts, photo: Path, sound: Path) -> None:
-    turn = user(ImagePart(photo), AudioPart(sound), "What?")
+    turn, parts.has_ears = user(ImagePart(photo), AudioPart(sound), "What?"), False
     usage = fake.chat([turn], transcript=False).usage
     assert usage.prompt == len(parts.processor.prepare([turn]).ids)
     assert usage.image >= parts.config.resampler.num_tokens
@@ -440,7 +446,10 @@ def test_a_turn_that_never_fits_says_so() -> None:
 def test_transcript_switch(fake: MiniCPMO, parts: FakeParts, sound: Path) -> None:
     with_text = fake.chat([user(AudioPart(sound), "Who?")])
     own_ears = fake.chat([user(AudioPart(sound), "Who?")], transcript=False)
-    assert with_text.usage.text - own_ears.usage.text == len(parts.tokenizer.encode('Heard: "hello there"\n'))
+    parts.has_ears = False
+    unwritten = MiniCPMO.from_parts(parts).chat([user(AudioPart(sound), "Who?")], transcript=False)
+    for reply, line in ((with_text, 'Heard: "hello there"\n'), (own_ears, 'Heard: "Helo."\n')):
+        assert reply.usage.text - unwritten.usage.text == len(parts.tokenizer.encode(line))
     assert parts.used.count("recogniser") == 1
 
 

@@ -62,6 +62,8 @@ class Recipe:
     config: NanoConfig = field(default_factory=NanoConfig)
     connectors: Path | None = None
     """The trained tensors; None takes those that come with this package."""
+    words: Path | None = None
+    """The counted words of own ears; None takes those that come with this package."""
 
     def needed(self) -> tuple[Part, ...]:
         """The parts without which nothing can be assembled; which eyes, the config says."""
@@ -71,11 +73,18 @@ class Recipe:
 
     def connectors_path(self) -> Path:
         """The connectors file. Raises CheckpointError when the installation lacks it."""
-        packaged = importlib.resources.files("minicpm_o") / "assets" / "nano" / "connectors.safetensors"
-        path = self.connectors or Path(str(packaged))
-        if not path.is_file():
-            raise CheckpointError(f"the trained connectors {path} are missing; install minicpm-o again")
-        return path
+        return _packaged("connectors.safetensors", self.connectors)
+
+    def words_path(self) -> Path:
+        """The file of counted words. Raises CheckpointError when the installation lacks it."""
+        return _packaged("words_en.txt.gz", self.words)
+
+
+def _packaged(name: str, given: Path | None) -> Path:
+    path = given or Path(str(importlib.resources.files("minicpm_o") / "assets" / "nano" / name))
+    if not path.is_file():
+        raise CheckpointError(f"{path}, which was trained for nano, is missing; install minicpm-o again")
+    return path
 
 
 FoundParts = Mapping[str, Mapping[str, Path]]
@@ -88,6 +97,7 @@ class Sources:
 
     found: FoundParts
     connectors: Mapping[str, np.ndarray]
+    words: Path
     config: NanoConfig
     settings: NanoSettings
 
@@ -135,6 +145,7 @@ def bundle_folder(home: Path, settings: NanoSettings, recipe: Recipe) -> Path:
         "builder": _builder_sha256(),
         "parts": {part.name: [file.sha256 for file in part.files] for part in recipe.needed()},
         "connectors": sha256_of(recipe.connectors_path()),
+        "words": sha256_of(recipe.words_path()),
         "settings": dataclasses.asdict(settings),
         "config": recipe.config.to_dict(),
     }
@@ -173,7 +184,7 @@ def build_bundle(
 ) -> None:
     """Write every file of the bundle but its manifest into `folder`."""
     connectors = load_connectors(recipe.connectors_path())
-    sources = Sources(found, connectors, recipe.config, settings)
+    sources = Sources(found, connectors, recipe.words_path(), recipe.config, settings)
     for what, build in (
         ("language", _build_language),
         ("vision", _build_vision),
@@ -307,7 +318,7 @@ def _build_vision(folder: Path, sources: Sources) -> None:
 
 
 def _build_hearing(folder: Path, sources: Sources) -> None:
-    from .graphs.hearing import build_cross, build_encoder, build_projector, build_recogniser
+    from .graphs.hearing import build_cross, build_ears, build_encoder, build_projector, build_recogniser
 
     files, config, settings = sources.found["whisper"], sources.config, sources.settings
     variables = read_variables(files["model.bin"])
@@ -317,6 +328,9 @@ def _build_hearing(folder: Path, sources: Sources) -> None:
     weights, block = whisper_tensors(variables), settings.block_size
     build_encoder(weights, config, folder / "hearing_encoder.onnx", bits=settings.hearing_bits, block_size=block)
     build_projector(sources.connectors, config, folder / "hearing_projector.onnx")
+    if config.hearing.words is not None:
+        build_ears(sources.connectors, config, folder / "hearing_ears.onnx")
+        shutil.copyfile(sources.words, folder / "words_en.txt.gz")
     build_cross(weights, config, folder / "recogniser_cross.onnx", bits=settings.recogniser_bits, block_size=block)
     build_recogniser(weights, config, folder / "recogniser.onnx", bits=settings.recogniser_bits, block_size=block)
     shutil.copyfile(files["tokenizer.json"], folder / "recogniser_tokenizer.json")

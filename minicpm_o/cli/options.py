@@ -19,7 +19,7 @@ TemperatureOption = Annotated[float | None, typer.Option("--temperature", min=0.
     "0 always takes the likeliest word, as nano does by default; official models draw."))]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Repeats the draws of a temperature above 0.")]
 TranscriptOption = Annotated[bool | None, typer.Option("--transcript/--own-ears", show_default=False, help=(
-    "Of nano: write the recogniser's text beside each sound (the default), or leave the model to its own ears."))]
+    "Of nano: who writes down what is said in a sound: the recogniser (the default), or the model's own ears."))]
 UrlsOption = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures and sounds at http(s) addresses.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.")]
 VoiceOption = Annotated[str | None, typer.Option("--voice", help="Of nano: a voice that `minicpm-o doctor` lists.")]

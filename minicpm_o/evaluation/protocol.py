@@ -16,7 +16,7 @@ class EvaluatedModel(Protocol):
 
         `temperature` is 0, the likeliest words: also of a model that draws its answers unless it is told otherwise.
 
-        `transcript=False`: no recogniser's text beside the audio tokens, the model hears with its own ears.
+        `transcript=False`: no recogniser; the model hears with its own ears.
         `num_beams`: try so many answers side by side and give the best; a model that cannot may ignore it."""
         ...
 

@@ -4,7 +4,7 @@
     <|im_start|>user\\n
       <image>P P ... P</image><slice>P ... P</slice>\\n      a picture, and its slices when it is tall or wide
       <|audio_start|>P ... P<|audio_end|>\\n                 a sound, 10 tokens a second
-      Heard: "..."\\n                                        the recogniser's text, when the switch is on
+      Heard: "..."\\n                                        the words in it, by the recogniser or by own ears
       question<|im_end|>\\n
     <|im_start|>assistant\\n
 
@@ -256,5 +256,5 @@ class _Transcripts:
 
 
 def heard_line(transcript: str) -> str:
-    """What is written beside a sound: the recogniser's text, or that nobody spoke."""
+    """What is written beside a sound: the words that were heard, or that nobody spoke."""
     return (HEARD.format(transcript) if transcript.strip() else HEARD_NOTHING) + "\n"

@@ -93,14 +93,16 @@ class ResamplerConfig(Config):
 
 @dataclass(frozen=True)
 class WordEarsConfig(Config):
-    """The part of nano's projector that hears words: a small transformer over one second, read by CTC."""
+    """Nano's own ears for words: a small transformer over encoder frames, read by CTC as letters."""
 
     width: int = 384
     ffn: int = 1152
     layers: int = 2
     heads: int = 6
-    units: int = 1024
-    """Pieces of words that it knows, each a token of the language model; letters are among them."""
+    stack: int = 2
+    """Encoder frames that are read as one; each still gets its letter."""
+    look_back_frames: int = 20
+    """Encoder frames before a second that are read with it: whole stacks."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class HearingConfig(Config):
     max_encoder_frames: int = 1500
     max_text_tokens: int = 448
     projector_hidden: int = 1024
-    words: WordEarsConfig | None = None
-    """Ears for words; None: what is heard comes through the projector's sound alone."""
+    words: WordEarsConfig | None = field(default_factory=WordEarsConfig)
+    """Own ears for words; None: nothing is written down without the recogniser."""
 
 
 @dataclass(frozen=True)
@@ -412,7 +414,7 @@ def tiny() -> NanoConfig:
         vision=VisionConfig(),
         resampler=ResamplerConfig(query_grid=2, num_global=1, num_words=2, vocabulary=24, num_concepts=3, heads=2),
         hearing=HearingConfig(width=16, heads=2, encoder_layers=2, decoder_layers=2, ffn=32, vocab_size=96,
-                              projector_hidden=24, words=WordEarsConfig(width=12, ffn=20, layers=1, heads=2, units=40)),
+                              projector_hidden=24, words=WordEarsConfig(width=12, ffn=20, layers=1, heads=2)),
         language=LanguageConfig(vocab_size=96, width=32, layers=2, heads=2, kv_heads=1, head_width=16, ffn=64,
                                 context_tokens=256),
     )

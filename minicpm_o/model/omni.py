@@ -29,6 +29,7 @@ from .encoders.resampler import Resampler
 from .encoders.sight import piece_tokens
 from .encoders.siglip import SiglipTower
 from .encoders.whisper import WhisperTower, encode_padded
+from .encoders.word_ears import WordEars
 from .fusion.scatter import scatter_features
 from .fusion.spans import Span
 from .language.decoder import build_decoder
@@ -79,12 +80,13 @@ class RawMedia:
 
 
 class Connectors(nn.Module):
-    """What joins encoders and language model: resampler and projector, and with nano the embeddings of its markers."""
+    """What joins encoders and language model: resampler and projector; with nano its ears for words and markers too."""
 
     def __init__(self, config: OmniConfig, num_markers: int = 0) -> None:
         super().__init__()
         self.resampler = _make_resampler(config)
         self.projector = _make_projector(config)
+        self.ears = _make_ears(config)
         if num_markers:
             self.markers = nn.Embedding(num_markers, config.language.width)
 
@@ -263,6 +265,11 @@ def _make_projector(config: OmniConfig) -> nn.Module | None:
         return AudioProjector(config)
     hearing = config.hearing
     return None if hearing is None else PooledAudioProjector(hearing.width, config.language.width, hearing.pool_step)
+
+
+def _make_ears(config: OmniConfig) -> nn.Module | None:
+    has_them = isinstance(config, NanoConfig) and config.hearing.words is not None
+    return WordEars(config.hearing, config.hearing.words) if has_them else None
 
 
 def _make_talker(config: OmniConfig) -> nn.Module | None:

@@ -33,7 +33,7 @@ PART_FILES: dict[str, tuple[str, ...]] = {
     "language": ("language.onnx", "language.onnx.data", "embeddings.safetensors"),
     "vision": ("vision.onnx", "vision.onnx.data"),
     "hearing": ("hearing_encoder.onnx", "hearing_encoder.onnx.data", "hearing_projector.onnx",
-                "hearing.onnx", "hearing.onnx.data"),
+                "hearing_ears.onnx", "hearing.onnx", "hearing.onnx.data"),
     "recogniser": ("recogniser.onnx", "recogniser.onnx.data", "recogniser_cross.onnx", "recogniser_cross.onnx.data"),
     "vad": ("vad.onnx",),
     "speech": ("speech.onnx", "speech.onnx.data"),

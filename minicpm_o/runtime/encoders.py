@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import AudioError
 from ..inputs.audio import log_mel
 from ..rates import AUDIO_RATE_HZ, UNIT_ENCODER_FRAMES, UNIT_SAMPLES, WINDOW_S
+from .conversation import content_digest
 from .device import DevicePlan, make_session
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class HearingEncoder:
     def __init__(self, encoder: InferenceSession, projector: InferenceSession) -> None:
         self.encoder = encoder
         self.projector = projector
+        self._last: tuple[bytes, EncoderOut] | None = None
+        """The newest sound: its words and its tokens are asked for one after the other."""
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, plan: DevicePlan) -> HearingEncoder:
@@ -71,6 +74,12 @@ class HearingEncoder:
         """
         if not len(waveform):
             raise AudioError("the sound has no samples; nothing can be heard in it")
+        key, last = content_digest(waveform), self._last
+        if last is None or last[0] != key:
+            self._last = last = key, self._encode(waveform)
+        return last[1]
+
+    def _encode(self, waveform: np.ndarray) -> EncoderOut:
         windows = (whole_seconds(waveform[start : start + WINDOW_SAMPLES])
                    for start in range(0, len(waveform), WINDOW_SAMPLES))
         return EncoderOut(np.concatenate([self._window(window) for window in windows], axis=1))

@@ -26,6 +26,7 @@ from .sampling import SamplingConfig
 if TYPE_CHECKING:
     from .encoders import HearingEncoder, VisionEncoder
     from .engine import Engine
+    from .own_ears import OwnEars
     from .speech.speaker import Speaker
     from .transcribe import Recogniser
 
@@ -152,6 +153,16 @@ class Parts(OpenedParts):
             return HearingEncoder.from_bundle(self.bundle, self.plan)
 
         return self._part("hearing", open_hearing)
+
+    @property
+    def ears(self) -> OwnEars | None:
+        """None: these connectors came without ears for words."""
+        def open_ears() -> OwnEars | None:
+            from .own_ears import OwnEars
+
+            return None if self.config.hearing.words is None else OwnEars.from_bundle(self.bundle, self.plan)
+
+        return self._part("ears", open_ears)
 
     @property
     def recogniser(self) -> Recogniser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ _LORA = re.compile(r"layers\.(\d+)\.\w+\.(\w+_proj)\.lora_([AB])\.default\.weigh
 
 
 def connector_tensors(model: OmniModel) -> dict[str, Tensor]:
-    """Name -> tensor: resampler.*, projector.*, markers.weight, lora.layers.{i}.{module}.{a|b} with W' = W + b @ a."""
+    """Name -> tensor: resampler.*, projector.*, ears.*, markers.weight, lora.layers.{i}.{module}.{a|b} with W' = W + b @ a."""
     tensors, scale = dict(model.connectors.state_dict()), _lora_scale(model)
     for name, tensor in model.language.state_dict().items():
         exported = _exported_name(name)
@@ -37,20 +38,31 @@ def _exported_name(name: str) -> str | None:
     return f"lora.layers.{match[1]}.{match[2]}.{match[3].lower()}" if match else None
 
 
+def read_connectors(path: Path) -> dict[str, Tensor]:
+    """Tensors of an exported file. Raises CheckpointError for a file that is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as connectors: {error}") from error
+
+
+def write_connectors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """As float16."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}, str(path))
+
+
 def import_connectors(model: OmniModel, path: Path) -> list[str]:
     """Take over the tensors of an exported file whose shapes fit, LoRA included; returns the names that were left.
 
     The model must carry its LoRA already where the file's is wanted. Raises CheckpointError for a file that is not one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        given = load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as connectors: {error}") from error
+    given = {name: tensor.float() for name, tensor in read_connectors(path).items()}
     own, scale = connector_tensors(model), _lora_scale(model)
-    given = {name: t.float() if t.is_floating_point() else t for name, t in given.items()}
     fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
     with torch.no_grad():
         for name, tensor in model.connectors.state_dict().items():
@@ -64,8 +76,5 @@ def import_connectors(model: OmniModel, path: Path) -> list[str]:
 
 
 def export_connectors(model: OmniModel, path: Path) -> None:
-    """Write the trained tensors, numbers as float16, token ids as they are."""
-    from safetensors.torch import save_file
-
-    save_file({name: (t.detach().half() if t.is_floating_point() else t.detach()).contiguous()
-               for name, t in connector_tensors(model).items()}, str(path))
+    """Write the trained tensors."""
+    write_connectors(connector_tensors(model), path)

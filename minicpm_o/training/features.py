@@ -50,7 +50,8 @@ class ImageCache:
 
 @dataclass(frozen=True)
 class AudioCache:
-    """frames (all encoder frames, E) float16 end to end; index entries say where each sound starts."""
+    """frames (all encoder frames, E) float16 end to end; index entries say where each sound starts, and what own ears
+    wrote down of it (None: nobody asked them)."""
 
     frames: Sequence[np.ndarray]
     index: list[dict[str, Any]]
@@ -60,7 +61,9 @@ class AudioCache:
         arrays, index = [], []
         for source, stem in enumerate(stems):
             arrays.append(np.load(f"{stem}_frames.npy", mmap_mode="r"))
-            index += [{**entry, "source": source} for entry in json.loads(Path(f"{stem}_frames.json").read_text())]
+            heard = json.loads(heard_path(stem).read_text()) if heard_path(stem).is_file() else {}
+            entries = json.loads(Path(f"{stem}_frames.json").read_text())
+            index += [{**entry, "source": source, "heard": heard.get(str(row))} for row, entry in enumerate(entries)]
         return cls(arrays, index)
 
     def read(self, row: int) -> np.ndarray:
@@ -68,6 +71,11 @@ class AudioCache:
         entry = self.index[row]
         start = entry["frame"]
         return self.frames[entry["source"]][start : start + entry["units"] * UNIT_ENCODER_FRAMES]
+
+
+def heard_path(stem: Path) -> Path:
+    """Where `heard` writes what own ears understood of a voice's sounds."""
+    return Path(f"{stem}_heard.json")
 
 
 @dataclass(frozen=True)

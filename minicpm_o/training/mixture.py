@@ -20,17 +20,17 @@ from .labels import sentence, spoken_label
 from .splits import is_validation
 
 SHARES = {
-    "captioned": 0.24,
-    "labelled": 0.165,
-    "scene": 0.04,
-    "boxed": 0.07,
-    "daquar": 0.02,
-    "two_pictures": 0.005,
-    "ears": 0.24,
-    "spoken": 0.15,
+    "captioned": 0.38,
+    "labelled": 0.20,
+    "scene": 0.11,
+    "boxed": 0.10,
+    "daquar": 0.04,
+    "two_pictures": 0.01,
+    "ears": 0.06,
+    "spoken": 0.04,
     "spoken_picture": 0.01,
-    "digit": 0.03,
-    "chat": 0.03,
+    "digit": 0.04,
+    "chat": 0.02,
 }
 """Share of trees per source in every batch, on average; a tree holds one to six questions."""
 
@@ -193,6 +193,7 @@ class Mixture:
         self._asked: dict[int, list[tuple[str, str]]] = {}
         for views, question, answer in sources.daquar:
             self._asked.setdefault(views[0], []).append((question, answer))
+        self._written = [row for row in sources.ears if self._heard(row) is not None]
         self._views = {views[0]: views for views, _, _ in sources.daquar}
         self._makers: dict[str, Callable[[random.Random], tuple[s.Trunk, list[s.Branch]]]] = {
             "captioned": self._captioned,
@@ -309,24 +310,33 @@ class Mixture:
         return s.Trunk((), index, entry["n"]), entry["text"]
 
     def _ears(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
-        trunk, text = self._sound(rng.choice(self.sources.ears))
-        return trunk, [s.ears_branch(rng, text)]
+        row = rng.choice(self._written or self.sources.ears)
+        trunk, text = self._sound(row)
+        return trunk, [s.ears_branch(rng, text, self._heard(row))]
 
     def _digit(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
-        trunk, text = self._sound(rng.choice(self.sources.digits))
-        branches = [s.digit_branch(text)]
-        return trunk, branches if rng.random() < 0.7 else [s.ears_branch(rng, sentence(text))]
+        row = rng.choice(self.sources.digits)
+        trunk, text = self._sound(row)
+        branches = [s.digit_branch(text, self._heard(row))]
+        return trunk, branches if rng.random() < 0.7 else [s.ears_branch(rng, sentence(text), self._heard(row))]
 
     def _spoken(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
-        index, answer = rng.choice(self.sources.spoken)
-        trunk, text = self._sound(index)
-        return trunk, [*s.spoken_branches(rng, text, answer), s.ears_branch(rng, text)]
+        row, answer = rng.choice(self.sources.spoken)
+        trunk, text = self._sound(row)
+        heard = self._heard(row)
+        return trunk, [*s.spoken_branches(rng, text, answer, heard), s.ears_branch(rng, text, heard)]
 
     def _spoken_picture(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
-        index, views, answer = rng.choice(self.sources.spoken_picture)
-        trunk, text = self._sound(index)
+        row, views, answer = rng.choice(self.sources.spoken_picture)
+        trunk, text = self._sound(row)
         answer = sentence(answer.replace("_", " "))
-        return replace(trunk, images=(rng.choice(views),)), s.spoken_branches(rng, text, answer)
+        branches = s.spoken_branches(rng, text, answer, self._heard(row))
+        return replace(trunk, images=(rng.choice(views),)), branches
+
+    def _heard(self, row: int) -> str | None:
+        """What own ears wrote down of a sound; None where they were not asked."""
+        heard: str | None = self.store.audio.index[row].get("heard")
+        return heard
 
     def _chat(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
         chosen = rng.sample(self.sources.chat, min(2, len(self.sources.chat)))

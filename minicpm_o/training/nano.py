@@ -17,17 +17,15 @@ import torch
 
 from ..inputs.processor import Processor
 from ..inputs.text import Tokenizer
-from ..model.config import NanoConfig, WordEarsConfig
-from ..model.encoders.projector import WordEars
+from ..model.config import NanoConfig
 from ..model.omni import OmniModel
 from .concepts import choose_vocabulary, concept_tasks, cross_fitted_logits, recall_at, train_concept_head
-from .ears import start_units
 from .engine import Checkpoints, StepReport, World, train
 from .export import export_connectors, import_connectors
 from .features import AudioCache, FeatureStore, ImageCache
 from .labels import spoken_label
 from .lora import add_lora
-from .mixture import Mixture, Sources, gather, read_rows, validation_samples
+from .mixture import SHARES, Mixture, Sources, gather, read_rows, validation_samples
 from .recipe import ModelSection, OptimSection, Precision, Recipe, RunSection
 from .run_folder import RunFolder
 from .terms import Objective
@@ -41,18 +39,12 @@ from .warm_start import (
     warm_start_resampler,
 )
 
-SOUND_BESIDE_WORDS = 0.0
-"""How loud the sound's own tokens begin beside the words that are heard: at 0.3 they drowned them (docs/log.md)."""
 
-
-def build_model(tokenizer: Tokenizer, language_weights: Path, *, has_words: bool = False) -> OmniModel:
-    """OmniModel of nano's shape with the language part's weights; has_words: with ears for words."""
+def build_model(tokenizer: Tokenizer, language_weights: Path) -> OmniModel:
+    """OmniModel of nano's shape with the language part's weights."""
     from safetensors.torch import load_file
 
-    config = NanoConfig()
-    if has_words:
-        config = replace(config, hearing=replace(config.hearing, words=WordEarsConfig()))
-    model = OmniModel(config, tokenizer.special.markers)
+    model = OmniModel(NanoConfig(), tokenizer.special.markers)
     model.language.load_state_dict(load_file(str(language_weights)), strict=False)
     model.language.tie_weights()
     model.language.requires_grad_(False)
@@ -109,27 +101,6 @@ def seen_texts(sources: Sources) -> list[tuple[list[int], list[str]]]:
     return few * 4 + [(views, [spoken_label(label)]) for views, label, _ in sources.labels]
 
 
-def take_ears(model: OmniModel, path: Path) -> None:
-    """Put learned ears in: pieces as the language model's own embeddings, and the sound beside them turned down."""
-    state, projector = torch.load(path, weights_only=True), model.connectors.projector
-    projector.words.load_state_dict(state["ears"], strict=False)
-    table = model.language.get_input_embeddings().weight.detach()
-    start_units(projector.words, state["units"], table)
-    with torch.no_grad():
-        projector.words.place_words.zero_()
-        projector.words.nothing.zero_()
-        projector.out.weight.mul_(SOUND_BESIDE_WORDS)
-        projector.out.bias.mul_(SOUND_BESIDE_WORDS)
-
-
-def rest_ears(words: WordEars) -> None:
-    """What CTC has learned stays; only how its pieces are written goes on learning. Its dropout goes on too, so that
-    the language model gets used to what is misheard."""
-    words.requires_grad_(False)
-    for parameter in (words.unit_words, words.place_words, words.nothing):
-        parameter.requires_grad_(True)
-
-
 @dataclass(frozen=True)
 class Workshop:
     """What the stages of nano need: the model with its LoRA, cached media, and the sets' rows of both sides."""
@@ -142,12 +113,12 @@ class Workshop:
     kept_out: Sources
 
 
-def open_workshop(options: argparse.Namespace, *, has_words: bool) -> Workshop:
+def open_workshop(options: argparse.Namespace) -> Workshop:
     """By the options of `add_inputs`; the concept logits of the pictures are not among it yet."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    model = build_model(tokenizer, options.language, has_words=has_words)
+    model = build_model(tokenizer, options.language)
     add_lora(model, options.lora_rank, 0.0)
     sounds = sorted((options.features / "audio").glob("*_frames.npy"))
     stems = [path.with_name(path.name.removesuffix("_frames.npy")) for path in sounds]
@@ -180,9 +151,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=6, help="trees of questions a step")
     parser.add_argument("--micro-batch-size", type=int, default=3, help="trees that run together")
     parser.add_argument("--steps", type=int, default=600, help="of the main stage; about 7 s each on two cores")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak rate; the language model's LoRA has 0.8 of it")
+    parser.add_argument("--shares", type=read_shares, default=SHARES, metavar="SOURCE=SHARE,...",
+                        help="trees per source, instead of those of minicpm_o/training/mixture.py")
     parser.add_argument("--start", type=Path, help="connectors.safetensors to go on from, instead of the warm start")
-    parser.add_argument("--ears", type=Path, help="what minicpm_o.training.ears has learned; begins with --start")
     return parser
+
+
+def read_shares(text: str) -> dict[str, float]:
+    """"ears=0.5,chat=0.5" -> shares by source. Raises ArgumentTypeError, as argparse wants."""
+    try:
+        shares = {name.strip(): float(share) for name, share in (item.split("=") for item in text.split(","))}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ears=0.5,chat=0.5") from error
+    strangers = sorted(set(shares) - set(SHARES))
+    if strangers or min(shares.values()) < 0 or not sum(shares.values()):
+        raise argparse.ArgumentTypeError(f"{text!r}: sources are {', '.join(SHARES)}, and shares are numbers from 0 up")
+    return shares
 
 
 def prepare_connectors(
@@ -196,17 +181,13 @@ def prepare_connectors(
         if options.start:
             left = import_connectors(model, options.start)
             print(f"begins with {options.start}" + (f", without {left}" if left else ""), flush=True)
-            if options.ears:
-                take_ears(model, options.ears)
         else:
             warm_start(model, store, sources, tokenizer, options.data, options.warm_seconds)
         store = add_concepts(model, store, sources, tokenizer, options.run)
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        names |= {name for name, _ in model.named_buffers()}
         torch.save({name: tensor for name, tensor in model.state_dict().items() if name in names}, begun)
     model.connectors.resampler.concept_head.requires_grad_(False)  # fitted already; cross-fitting would be undone
-    if model.connectors.projector.words is not None:
-        rest_ears(model.connectors.projector.words)
+    model.connectors.ears.requires_grad_(False)  # learned by themselves, see `ears`
     return replace(store, images=replace(store.images, concept_logits=np.load(table)))
 
 
@@ -214,8 +195,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     """The main stage in the engine's words; its samples come from the caches, so that it has no sources."""
     return Recipe.model_construct(
         stage="sft", model=ModelSection(name="nano"), data=None,
-        optim=OptimSection(lr=1e-3, group_lr={"model.language.": 8e-4}, betas=(0.9, 0.98), weight_decay=0.02,
-                           warmup_steps=30),
+        optim=OptimSection(lr=options.lr, group_lr={"model.language.": 0.8 * options.lr}, betas=(0.9, 0.98),
+                           weight_decay=0.02, warmup_steps=30),
         run=RunSection(steps=options.steps, batch_size=options.batch_size, save_every=25, log_every=10,
                        micro_batch_size=options.micro_batch_size, precision=options.precision, tensorboard=False))
 
@@ -237,10 +218,10 @@ def run_stage(objective: Objective, feed: Any, recipe: Recipe, folder: Path) -> 
 def main() -> None:
     options = make_parser().parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
-    shop = open_workshop(options, has_words=options.ears is not None)
+    shop = open_workshop(options)
     store = prepare_connectors(shop.model, shop.store, shop.sources, shop.tokenizer, options)
     report_concepts(shop.model, store, shop.kept_out, options.run)
-    mixture = Mixture(shop.processor, store, shop.sources)
+    mixture = Mixture(shop.processor, store, shop.sources, options.shares)
     feed = TreeFeed(lambda rng: mixture.draw(rng, options.batch_size), store, options.micro_batch_size)
     run_stage(TreeObjective(shop.model.train()), feed, recipe_of(options), options.run)
     export_connectors(shop.model, options.run / "connectors.safetensors")

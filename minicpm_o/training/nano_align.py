@@ -120,6 +120,7 @@ def _never() -> Any:
 def freeze_hearing(shop: Workshop) -> None:
     """What is heard stays: nothing of it is asked here."""
     shop.model.connectors.projector.requires_grad_(False)
+    shop.model.connectors.ears.requires_grad_(False)
     shop.model.connectors.resampler.concept_head.requires_grad_(False)
 
 
@@ -139,20 +140,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     connectors, table = options.run / "connectors.safetensors", options.run / "concepts.npy"
-    shop = open_workshop(options, has_words=_has_words(connectors))
+    shop = open_workshop(options)
     import_connectors(shop.model, connectors)
     store = replace(shop.store, images=replace(shop.store.images, concept_logits=np.load(table)))
     freeze_hearing(shop)
     mixture = Mixture(shop.processor, store, shop.sources)
     align_nano(shop, recipe_of(options), options.run / "align", AskedPictures(mixture, store))
     export_connectors(shop.model, options.run / "align" / "connectors.safetensors")
-
-
-def _has_words(connectors: Path) -> bool:
-    from safetensors import safe_open
-
-    with safe_open(str(connectors), "pt") as file:
-        return any(name.startswith("projector.words.") for name in file.keys())  # noqa: SIM118  # not a dictionary
 
 
 if __name__ == "__main__":

@@ -162,18 +162,19 @@ def choice_branch(rng: random.Random, label: str, others: Sequence[str]) -> Bran
     return Branch("choice", question, "ABCD"[options.index(label)])
 
 
-def ears_branch(rng: random.Random, text: str) -> Branch:
-    return Branch("ears", rng.choice(EARS_PROMPTS), text)
+def ears_branch(rng: random.Random, text: str, heard: str | None = None) -> Branch:
+    """What was said; heard: what own ears wrote down of it, mistakes and all."""
+    return Branch("ears", rng.choice(EARS_PROMPTS), text, heard)
 
 
-def digit_branch(word: str) -> Branch:
-    return Branch("digit", prompts.DIGIT, sentence(word))
+def digit_branch(word: str, heard: str | None = None) -> Branch:
+    return Branch("digit", prompts.DIGIT, sentence(word), heard)
 
 
-def spoken_branches(rng: random.Random, question: str, answer: str) -> list[Branch]:
-    """The question is heard, not read: once with the recogniser's text beside it, once by ear alone."""
+def spoken_branches(rng: random.Random, question: str, answer: str, heard: str | None = None) -> list[Branch]:
+    """The question is heard, not read: once with the recogniser's text beside it, once by own ears."""
     written = rng.choice(("", "", prompts.SPOKEN_QUESTION, "Answer the question."))
-    return [Branch("spoken", written, answer, question), Branch("spoken_by_ear", written, answer)]
+    return [Branch("spoken", written, answer, question), Branch("spoken_by_ear", written, answer, heard)]
 
 
 def chat_branch(question: str, answer: str) -> Branch:

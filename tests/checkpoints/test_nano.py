@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hearing_shapes import hearing_shapes
 
 from minicpm_o.checkpoints import nano as nano_module
 from minicpm_o.checkpoints.bundle import Bundle
@@ -31,7 +33,6 @@ from minicpm_o.checkpoints.parts import Package, Part, single
 from minicpm_o.checkpoints.storage import sha256_of
 from minicpm_o.errors import CheckpointError, DiskFullError, HashError, PartMissingError
 from minicpm_o.model.config import NanoConfig, tiny
-from projector_shapes import projector_shapes
 
 TEXT_TOKENS, FRAMES = 448, 1500
 
@@ -91,7 +92,7 @@ def recipe(tmp_path: Path, part_folder: Path, config: NanoConfig) -> Recipe:
         "lora.layers.1.q_proj.b": (width, 4),
         "lora.layers.0.down_proj.a": (4, config.language.ffn),
         "lora.layers.0.down_proj.b": (width, 4),
-        **projector_shapes(config),
+        **hearing_shapes(config),
     }
     connectors = tmp_path / "connectors.safetensors"
     save_file({name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}, connectors)
@@ -275,8 +276,23 @@ def test_missing_and_damaged_connectors(home: Path, recipe: Recipe, given: dict[
     with pytest.raises(CheckpointError, match=r"connectors\.safetensors are damaged"):
         assemble(home, parts=given, progress=False, recipe=recipe)
     recipe.connectors_path().unlink()
-    with pytest.raises(CheckpointError, match="are missing; install minicpm-o again"):
+    with pytest.raises(CheckpointError, match=r"connectors\.safetensors, .* is missing; install minicpm-o again"):
         assemble(home, parts=given, progress=False, recipe=recipe)
+
+
+@pytest.mark.usefixtures("without_vision")
+def test_counted_words_belong_to_the_ears(home: Path, recipe: Recipe, given: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "words.txt.gz"
+    other.write_bytes(gzip.compress(b"hello 3\n"))
+    with_words = replace(recipe, words=other)
+    assert bundle_folder(home, NanoSettings(), with_words) != bundle_folder(home, NanoSettings(), recipe)
+    folder = assemble(home, parts=given, progress=False, recipe=with_words)
+    assert (folder / "words_en.txt.gz").read_bytes() == other.read_bytes()
+    deaf = replace(recipe.config, hearing=replace(recipe.config.hearing, words=None))
+    folder = assemble(home, parts=given, progress=False, recipe=replace(recipe, config=deaf))
+    assert not {"words_en.txt.gz", "hearing_ears.onnx"} & set(Bundle.open(folder).files)
+    with pytest.raises(CheckpointError, match=r"gone\.gz, .* is missing"):
+        assemble(home, parts=given, progress=False, recipe=replace(recipe, words=tmp_path / "gone.gz"))
 
 
 @pytest.mark.usefixtures("without_vision")

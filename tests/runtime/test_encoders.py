@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hearing_shapes import hearing_shapes
 
 from minicpm_o.checkpoints.graphs.hearing import build_encoder, build_projector
 from minicpm_o.errors import AudioError
@@ -12,7 +13,6 @@ from minicpm_o.rates import AUDIO_RATE_HZ, UNIT_AUDIO_TOKENS
 from minicpm_o.runtime import encoders
 from minicpm_o.runtime.device import DevicePlan, make_session
 from minicpm_o.runtime.encoders import HearingEncoder, VisionEncoder, block_causal_bias, whole_seconds
-from projector_shapes import projector_shapes
 
 CONFIG = tiny()
 PLAN = DevicePlan(threads=1, provider="CPUExecutionProvider", memory_mb={}, reasons=())
@@ -37,7 +37,7 @@ def encoder_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def projector_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in projector_shapes(CONFIG).items()}
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in hearing_shapes(CONFIG).items()}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,18 @@ def test_tokens_of_what_was_encoded_already(hearing: HearingEncoder) -> None:
     encoded = hearing.encode(waveform)
     assert encoded.frames.shape == (1, 100, CONFIG.hearing.width)
     np.testing.assert_array_equal(hearing.tokens(encoded), hearing.tokens(waveform))
+
+
+def test_the_newest_sound_is_encoded_once(hearing: HearingEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, seen = hearing._encode, []
+    monkeypatch.setattr(hearing, "_encode", lambda waveform: seen.append(len(waveform)) or encoded(waveform))
+    hearing.encode(noise(1.2))
+    hearing.tokens(noise(1.2))
+    assert seen == [19200]
+    changed = noise(1.2)
+    changed[-1] += 0.1
+    assert (hearing.encode(changed).frames != hearing.encode(noise(1.2)).frames).any()
+    assert seen == [19200] * 3
 
 
 def test_a_block_does_not_hear_the_future(hearing: HearingEncoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from minicpm_o.training import samples as s  # noqa: E402
 from minicpm_o.training.export import connector_tensors, export_connectors, import_connectors  # noqa: E402
 from minicpm_o.training.features import FeatureStore  # noqa: E402
 from minicpm_o.training.labels import sentence, spoken_label, with_article  # noqa: E402
-from minicpm_o.training.nano import make_parser, recipe_of, run_stage  # noqa: E402
+from minicpm_o.training.nano import make_parser, read_shares, recipe_of, run_stage  # noqa: E402
 from minicpm_o.training.run_folder import read_metrics  # noqa: E402
 from minicpm_o.training.splits import VALIDATION_PERCENT, is_validation  # noqa: E402
 from minicpm_o.training.trees import TreeFeed, TreeObjective, batches, held_out_loss  # noqa: E402
@@ -89,7 +90,7 @@ def test_exported_lora_is_the_adapter_with_its_scale() -> None:
     added = layer(x) - layer.base_layer(x)
     a, b = tensors["lora.layers.0.q_proj.a"], tensors["lora.layers.0.q_proj.b"]
     torch.testing.assert_close(x @ a.T @ b.T, added, atol=1e-5, rtol=1e-4)
-    assert {name.split(".")[0] for name in tensors} == {"resampler", "projector", "markers", "lora"}
+    assert {name.split(".")[0] for name in tensors} == {"resampler", "projector", "ears", "markers", "lora"}
 
 
 def test_exported_connectors_are_taken_over_again_unless_their_shape_changed(tmp_path: Path) -> None:
@@ -148,3 +149,11 @@ def test_sentences_are_tidied() -> None:
 def test_content_words_leave_out_the_small_ones() -> None:
     kept = content_tokens(["A dog is on the grass."], ByteTokenizer())
     assert set(kept) == {token for word in ("dog", "grass") for token in ByteTokenizer().encode(" " + word)}
+
+
+def test_shares_of_the_command_line() -> None:
+    assert read_shares("ears=0.5, chat=1") == {"ears": 0.5, "chat": 1.0}
+    for text, says in (("ears", "not of the form"), ("noses=1", "sources are captioned"), ("ears=0", "from 0 up"),
+                       ("ears=-1,chat=2", "from 0 up")):
+        with pytest.raises(argparse.ArgumentTypeError, match=says):
+            read_shares(text)

@@ -1,16 +1,17 @@
-"""Whisper's weights to four graphs: the encoder, its projector to audio tokens, and the two halves of the recogniser.
+"""Whisper's weights to five graphs: encoder, projector to audio tokens, ears for words, two halves of the recogniser.
 
 Letters: M mel bins, F mel frames, F2 = F / 2 encoder frames, E encoder width, D language width, L decoder layers,
-H heads, K head width, T text tokens, P text tokens already read, V vocabulary. Knows no sound files and no words.
-Batch is 1.
+H heads, K head width, T text tokens, P text tokens already read, V vocabulary, C classes of letters. Knows no sound
+files and no words. Batch is 1.
 
 hearing_encoder    log_mel (1, M, F), F even; attention_bias (F2, F2) -> encoder_out (1, F2, E)
-hearing_projector  encoder_out (1, F2, E), F2 a multiple of 50 -> tokens (1, F2 / 5, D)
+hearing_projector  encoder_out (1, F2, E), F2 a multiple of 5 -> tokens (1, F2 / 5, D)
+hearing_ears       encoder_out (1, F2, E), F2 a multiple of 50 -> logits (1, F2, C)
 recogniser_cross   encoder_out (1, F2, E) -> cross_k, cross_v (L, 1, H, F2, K)
 recogniser         ids (1, T) int64, past_k, past_v (L, 1, H, P, K), cross_k, cross_v -> logits (1, V) of the last
                    token, present_k, present_v (L, 1, H, P + T, K)
 
-All but the projector keep their tensors in a .data file beside the graph, from which a runtime can map them.
+All but projector and ears keep their tensors in a .data file beside the graph, from which a runtime can map them.
 
 A zero attention_bias is Whisper as published. Under a block-causal bias (large negative numbers right of each block)
 nothing that comes later changes a block, save the one mel frame after it, which the first convolution sees: a stream
@@ -29,18 +30,14 @@ import numpy as np
 
 from ...errors import OptionError
 from ...model.config import HearingConfig, NanoConfig, WhisperEncoderConfig, WordEarsConfig
-from ...rates import AUDIO_POOL, UNIT_AUDIO_TOKENS, UNIT_ENCODER_FRAMES, exact_div
+from ...model.letters import NUM_CLASSES
+from ...rates import AUDIO_POOL, UNIT_ENCODER_FRAMES, exact_div
 from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, pack_nbits, take
 
 EncoderShape = HearingConfig | WhisperEncoderConfig
 """Whose encoder: nano's or the official models'; what they share is shared below (and in `whisper`)."""
 LayerShape = EncoderShape | WordEarsConfig
 """Whose layers: an encoder's, or those of nano's ears for words."""
-
-
-WORD_STACK = 2
-"""Encoder frames that CTC reads at once."""
-WORD_STEPS = exact_div(UNIT_ENCODER_FRAMES, WORD_STACK)
 
 
 def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
@@ -66,7 +63,7 @@ def build_encoder(weights: Mapping[str, np.ndarray], config: NanoConfig, path: P
 
 def build_projector(connector: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
                     block_size: int = 32) -> None:
-    """Write the graph of `model.encoders.projector`: what it sounded like and, second by second, which words it said.
+    """Write the graph of `model.encoders.projector`: norm, five frames side by side, two layers.
 
     Raises CheckpointError if a tensor is absent or misshapen, OptionError for bits that cannot be run.
     """
@@ -74,91 +71,74 @@ def build_projector(connector: Mapping[str, np.ndarray], config: NanoConfig, pat
     graph = GraphBuilder("hearing_projector")
     graph.input("encoder_out", FLOAT, [1, "frames", config.hearing.width])
     graph.output("tokens", FLOAT, [1, "audio_tokens", config.language.width])
-    shape = config.hearing.words
-    sound = sound_tokens(graph, connector, config, out=None if shape else "tokens", bits=bits, block_size=block_size)
-    if shape is not None:
-        words = word_tokens(graph, connector, config, shape, bits=bits, block_size=block_size)
-        graph.node("Add", [sound, words], "sound_and_words", out="tokens")
-    graph.save(path)
-
-
-def sound_tokens(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, *, out: str | None,
-                 bits: int | None, block_size: int) -> str:
-    """Norm, five frames side by side, two layers -> (1, F2 / 5, D)."""
     width, hidden = config.hearing.width, config.hearing.projector_hidden
     x = layer_norm(graph, connector, width, "projector.norm", "encoder_out")
     x = graph.node("Reshape", [x, graph.integers("pooled_shape", 1, -1, AUDIO_POOL * width)], "pooled")
     for name, rows, columns in (("hidden", hidden, AUDIO_POOL * width), ("out", config.language.width, hidden)):
         matrix = take(connector, f"projector.{name}.weight", [rows, columns])
         shift = take(connector, f"projector.{name}.bias", [rows])
-        last = out if name == "out" else None
+        last = "tokens" if name == "out" else None
         x = graph.linear(x, matrix, shift, f"projector.{name}", bits=bits, block_size=block_size, out=last)
         x = graph.node("Gelu", [x], "projector.gelu") if name == "hidden" else x
-    return x
+    graph.save(path)
 
 
-def word_tokens(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, shape: WordEarsConfig, *,
-                bits: int | None, block_size: int) -> str:
-    """`WordEars`: CTC's likeliest path of each second, its pieces in the second's places -> (1, F2 / 5, D)."""
-    logits = word_logits(graph, connector, config, shape, bits=bits, block_size=block_size)
-    heard, certainty, goes_to = word_places(graph, logits)
-    width, units, name = config.language.width, shape.units, "projector.words"
-    table = graph.constant(f"{name}.unit_words", take(connector, f"{name}.unit_words", [units + 1, width]))
-    words = graph.node("Mul", [graph.node("Gather", [table, heard], "unit_rows"), certainty], "units_heard")
-    placed = graph.node("MatMul", [goes_to, words], "units_placed")  # (S, 10, 25) x (S, 25, D)
-    filled = graph.node("ReduceSum", [goes_to, graph.integers("last_axis", -1)], "places_filled", keepdims=1)
-    empty = graph.node("Sub", [graph.scalar("one", 1.0), filled], "places_left")
-    nothing = graph.constant(f"{name}.nothing", take(connector, f"{name}.nothing", [width]))
-    placed = graph.node("Add", [placed, graph.node("Mul", [empty, nothing], "nothing_heard")], "places")
-    rank = graph.constant(f"{name}.place_words", take(connector, f"{name}.place_words", [UNIT_AUDIO_TOKENS, width]))
-    placed = graph.node("Add", [placed, rank], "places_told_apart")
-    return graph.node("Reshape", [placed, graph.integers("tokens_shape", 1, -1, width)], "word_tokens")
+def build_ears(connector: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
+               block_size: int = 32) -> None:
+    """Write the graph of `model.encoders.word_ears`. The config has ears.
 
-
-def word_logits(graph: GraphBuilder, connector: Mapping[str, np.ndarray], config: NanoConfig, shape: WordEarsConfig, *,
-                bits: int | None, block_size: int) -> str:
-    """(1, F2, E) -> (S, 25, U + 1), each second by itself."""
-    name, stacked = "projector.words", WORD_STACK * config.hearing.width
-    x = layer_norm(graph, connector, config.hearing.width, f"{name}.norm", "encoder_out")
-    x = graph.node("Reshape", [x, graph.integers("seconds_shape", -1, WORD_STEPS, stacked)], "seconds")
-    for part, rows, columns in (("stacked", shape.width, stacked), ("classes", shape.units + 1, shape.width)):
-        matrix = take(connector, f"{name}.{part}.weight", [rows, columns])
-        shift = take(connector, f"{name}.{part}.bias", [rows])
-        x = x if part == "stacked" else _word_layers(graph, connector, shape, x, bits=bits, block_size=block_size)
-        x = graph.linear(x, matrix, shift, f"{name}.{part}", bits=bits, block_size=block_size)
-    return x
-
-
-def _word_layers(graph: GraphBuilder, connector: Mapping[str, np.ndarray], shape: WordEarsConfig, x: str, *,
-                 bits: int | None, block_size: int) -> str:
-    """Positions and layers of the small transformer."""
-    name = "projector.words"
-    place = graph.constant(f"{name}.position", take(connector, f"{name}.position", [WORD_STEPS, shape.width]))
-    x = graph.node("Add", [x, place], f"{name}.placed")
+    Raises CheckpointError if a tensor is absent or misshapen, OptionError for bits that cannot be run.
+    """
+    check_bits(bits, block_size)
+    width, shape = config.hearing.width, config.hearing.words
+    assert shape is not None
+    graph = GraphBuilder("hearing_ears")
+    graph.input("encoder_out", FLOAT, [1, "frames", width])
+    graph.output("logits", FLOAT, [1, "frames", NUM_CLASSES])
+    stack = shape.stack
+    x = layer_norm(graph, connector, width, "ears.norm", "encoder_out")
+    x = graph.node("Reshape", [x, graph.integers("stacked_shape", 1, -1, stack * width)], "stacked")
+    x = _ears_linear(graph, connector, "inward", (shape.width, stack * width), x, bits=bits, block_size=block_size)
+    x = with_look_back(graph, shape, x)
+    look_back, length = ears_steps(shape)
+    place = graph.constant("ears.position", take(connector, "ears.position", [length, shape.width]))
+    x = graph.node("Add", [x, place], "ears.placed")
     for layer in range(shape.layers):
-        x = encoder_layer(graph, connector, shape, f"{name}.layers.{layer}", x, "", bits=bits, block_size=block_size)
-    return layer_norm(graph, connector, shape.width, f"{name}.last_norm", x)
+        x = encoder_layer(graph, connector, shape, f"ears.layers.{layer}", x, "", bits=bits, block_size=block_size)
+    own = graph.node("Slice", [x, graph.integers("own_from", look_back), graph.integers("own_to", length),
+                               graph.integers("steps_axis", 1)], "own_steps")  # (S, 25, W)
+    x = layer_norm(graph, connector, shape.width, "ears.last_norm", own)
+    x = _ears_linear(graph, connector, "letters", (stack * NUM_CLASSES, shape.width), x, bits=bits,
+                     block_size=block_size)
+    graph.node("Reshape", [x, graph.integers("logits_shape", 1, -1, NUM_CLASSES)], "end_to_end", out="logits")
+    graph.save(path)
 
 
-def word_places(graph: GraphBuilder, logits: str) -> tuple[str, str, str]:
-    """Of (S, 25, U + 1): heard (S, 25) class, certainty (S, 25, 1), goes_to (S, 10, 25) 1 where a step has a place."""
-    last = graph.integers("last_axis", -1)
-    chances = graph.node("Softmax", [logits], "chances", axis=-1)
-    certainty = graph.node("Sqrt", [graph.node("ReduceMax", [chances, last], "highest", keepdims=1)], "certainty")
-    heard = graph.node("ArgMax", [chances], "heard", axis=-1, keepdims=0)
-    blank = graph.constant("blank", np.array(0, dtype=np.int64))
-    before = graph.node("Pad", [graph.node("Slice", [heard, graph.integers("first", 0),
-                                                     graph.integers("but_last", -1), last], "earlier"),
-                                graph.integers("one_before", 0, 1, 0, 0), blank], "heard_before")
-    is_same = graph.node("Equal", [heard, before], "is_same")
-    is_old = graph.node("Or", [is_same, graph.node("Equal", [heard, blank], "is_blank")], "is_old")
-    is_new = graph.node("Cast", [graph.node("Not", [is_old], "is_new")], "is_new_number", to=INT64)
-    counted = graph.node("CumSum", [is_new, graph.constant("steps_axis", np.array(1, dtype=np.int64))], "counted")
-    place = graph.node("Mul", [counted, is_new], "place")  # 1 for the first piece of the second, 0 for none
-    place = graph.node("Unsqueeze", [place, graph.integers("middle_axis", 1)], "place_row")
-    numbers = graph.constant("place_numbers", np.arange(1, UNIT_AUDIO_TOKENS + 1, dtype=np.int64)[:, None])
-    goes_to = graph.node("Cast", [graph.node("Equal", [place, numbers], "is_place")], "goes_to", to=FLOAT)
-    return heard, certainty, goes_to
+def ears_steps(shape: WordEarsConfig) -> tuple[int, int]:
+    """Steps of the look back, and of it and a second together."""
+    look_back = exact_div(shape.look_back_frames, shape.stack)
+    return look_back, look_back + exact_div(UNIT_ENCODER_FRAMES, shape.stack)
+
+
+def with_look_back(graph: GraphBuilder, shape: WordEarsConfig, x: str) -> str:
+    """(1, F2 / 2, W) -> (S, look back + 25, W): every second behind the end of the one before."""
+    look_back, length = ears_steps(shape)
+    steps = length - look_back
+    seconds = graph.node("Reshape", [x, graph.integers("seconds_shape", -1, steps, shape.width)], "seconds")
+    silence = graph.constant("no_second", np.zeros((1, steps, shape.width), dtype=np.float32))
+    from_start = graph.node("Concat", [silence, seconds], "seconds_from_nothing", axis=0)  # (S + 1, 25, W)
+    start, stop = graph.integers("first_second", 0), graph.integers("but_last", -1)
+    earlier = graph.node("Slice", [from_start, start, stop, graph.integers("seconds_axis", 0)], "earlier")
+    before = graph.node("Slice", [earlier, graph.integers("look_back_from", steps - look_back),
+                                  graph.integers("second_end", steps), graph.integers("steps_axis", 1)], "before")
+    return graph.node("Concat", [before, seconds], "with_look_back", axis=1)
+
+
+def _ears_linear(graph: GraphBuilder, connector: Mapping[str, np.ndarray], part: str, size: tuple[int, int], x: str, *,
+                 bits: int | None, block_size: int) -> str:
+    matrix = take(connector, f"ears.{part}.weight", list(size))
+    shift = take(connector, f"ears.{part}.bias", [size[0]])
+    return graph.linear(x, matrix, shift, f"ears.{part}", bits=bits, block_size=block_size)
 
 
 def build_cross(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,

@@ -13,10 +13,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ...errors import MiniCPMOError
 from ...inputs.text import Tokenizer
 from ...model.config import NanoConfig
+from ..recipe import Precision
 from .chat import open_mind, prepare_chat, prepare_language
 from .colours import open_classes, prepare_colours
 from .hearing import open_ears, prepare_hearing
@@ -35,6 +37,7 @@ class Options:
     wordnet: Path
     threads: int
     limit: int | None
+    precision: Precision
     config: NanoConfig
 
 
@@ -60,7 +63,7 @@ def _speech(options: Options) -> None:
 def _hearing(options: Options) -> None:
     hearing = options.config.hearing
     for name in (*options.voices, "fsdd"):
-        prepare_hearing(options.out, name, lambda: open_ears(hearing), hearing)
+        prepare_hearing(options.out, name, lambda: open_ears(hearing, options.precision), hearing)
 
 
 def _chat(options: Options) -> None:
@@ -89,6 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--voices", default="flite,kokoro", help="who speaks the texts: flite, kokoro or both")
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder of WordNet's data files; optional")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32",
+                        help="what sounds are encoded in; bf16 is faster on processors that have it")
     parser.add_argument("--limit", type=int, help="at most so many rows of a set and texts of a kind: for a trial")
     return parser
 
@@ -104,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)
     voices = tuple(dict.fromkeys(name.strip() for name in given.voices.split(",") if name.strip()))
-    options = Options(given.data, given.out, voices, given.wordnet, given.threads, given.limit, NanoConfig())
+    options = Options(given.data, given.out, voices, given.wordnet, given.threads, given.limit, given.precision,
+                      NanoConfig())
     try:
         for name, stage in STAGES.items():
             if not given.only or name in given.only:

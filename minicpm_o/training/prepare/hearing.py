@@ -21,6 +21,7 @@ from ...inputs.audio import log_mel, pad_to
 from ...model.config import HearingConfig
 from ...rates import UNIT_ENCODER_FRAMES, UNIT_MS, UNIT_SAMPLES, WINDOW_S, exact_div
 from ..mixture import read_stage
+from ..recipe import Precision
 from .speech import FULL_SCALE, SoundFiles
 from .work import Marker, bar, find_files, open_array, write_json
 
@@ -125,7 +126,7 @@ def _waveform(pcm: np.ndarray, window: Window) -> np.ndarray:
     return pad_to(waveform, window.units * UNIT_SAMPLES)
 
 
-def open_ears(hearing: HearingConfig) -> Ears:
+def open_ears(hearing: HearingConfig, precision: Precision = "fp32") -> Ears:
     """The frozen ear in torch, with the part's weights. Raises PartMissingError when they are not here."""
     import torch
 
@@ -139,7 +140,8 @@ def open_ears(hearing: HearingConfig) -> Ears:
 
     def hear(mel: np.ndarray) -> np.ndarray:
         bias = block_causal_bias(mel.shape[2] // 2, UNIT_ENCODER_FRAMES)
-        with torch.inference_mode():
-            return ear(torch.from_numpy(mel), bias).numpy()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            frames: np.ndarray = ear(torch.from_numpy(mel), bias).float().numpy()
+        return frames
 
     return hear

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,20 +92,21 @@ def _questions(data: Path) -> Iterator[str]:
 
 def wordnet_sentences(folder: Path, config: TextConfig) -> list[str]:
     """Example sentences and a share of the definitions; none, with a warning, where WordNet is not installed."""
+    rng = draws(config.seed, "wordnet")
+    found = []
+    for gloss in wordnet_glosses(folder):
+        found += _EXAMPLE.findall(gloss)
+        if rng.random() < config.definition_share:
+            found.append(gloss.split(";")[0])
+    return [text.strip() for text in found if _PLAIN.fullmatch(text.strip())]
+
+
+def wordnet_glosses(folder: Path) -> Iterator[str]:
+    """What follows the bar in WordNet's data files: a definition, then examples in quotes."""
     files = sorted(folder.glob("data.*"))
     if not files:
         _LOG.warning("WordNet is not in %s: going on without its sentences (Debian: apt-get install wordnet-base; "
                      "or give its folder with --wordnet)", folder)
-    rng = draws(config.seed, "wordnet")
-    found = []
     for file in files:
-        for gloss in _glosses(file.read_text(encoding="utf-8", errors="ignore").splitlines()):
-            found += _EXAMPLE.findall(gloss)
-            if rng.random() < config.definition_share:
-                found.append(gloss.split(";")[0])
-    return [text.strip() for text in found if _PLAIN.fullmatch(text.strip())]
-
-
-def _glosses(lines: Iterable[str]) -> Iterator[str]:
-    """What follows the bar in a WordNet data file: a definition, then examples in quotes."""
-    return (line.partition("|")[2].strip() for line in lines if "|" in line)
+        lines = file.read_text(encoding="utf-8", errors="ignore").splitlines()
+        yield from (line.partition("|")[2].strip() for line in lines if "|" in line)

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from minicpm_o.checkpoints.graphs.builder import pack_nbits, unpack_nbits
-from minicpm_o.checkpoints.graphs.hearing import build_cross, build_encoder, build_projector, build_recogniser
+from minicpm_o.checkpoints.graphs.hearing import (
+    build_cross,
+    build_ears,
+    build_encoder,
+    build_projector,
+    build_recogniser,
+)
 from minicpm_o.errors import CheckpointError, OptionError
-from minicpm_o.rates import AUDIO_POOL, UNIT_AUDIO_TOKENS, UNIT_ENCODER_FRAMES
+from minicpm_o.rates import AUDIO_POOL, UNIT_ENCODER_FRAMES
 
 BLOCK = 16
 FRAMES = 30
@@ -146,52 +152,41 @@ def test_one_frame_alone_is_encoded(files, open_graph, whisper, log_mel):
     assert_close(got["encoder_out"], encode_reference(whisper, log_mel[:, :, :2]), 5e-5, "one frame")
 
 
-@pytest.fixture
-def projector(omni):
-    """The module with certain opinions: random classes would be told apart by rounding alone."""
-    torch = pytest.importorskip("torch")
-    from minicpm_o.model.encoders.projector import AudioProjector
-
-    torch.manual_seed(0)
-    module = AudioProjector(omni).eval()
-    with torch.no_grad():
-        module.words.classes.weight.mul_(40)
-        for parameter in (module.words.unit_words, module.words.place_words, module.words.nothing):
-            parameter.copy_(torch.randn_like(parameter))
-    return module
+def connector_of(module, part):
+    return {f"{part}.{name}": tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
-def project(module, x):
+def apply(module, x):
     torch = pytest.importorskip("torch")
     with torch.no_grad():
         return module(torch.from_numpy(x)).numpy()
 
 
-def test_projector_is_the_module(tmp_path, open_graph, omni, rng, projector):
-    connector = {f"projector.{name}": tensor.numpy() for name, tensor in projector.state_dict().items()}
-    x = rng.normal(size=(1, 3 * UNIT_ENCODER_FRAMES, omni.hearing.width)).astype(np.float32)
-    expected = project(projector, x)
-    build_projector(connector, omni, tmp_path / "projector.onnx", block_size=BLOCK)
-    run = open_graph(tmp_path / "projector.onnx")
-    got = run({"encoder_out": x})["tokens"]
-    assert got.shape == (1, 3 * UNIT_AUDIO_TOKENS, omni.language.width)
-    assert_close(got, expected, 1e-4, "projector")
-    seconds = [run({"encoder_out": second})["tokens"] for second in np.split(x, 3, axis=1)]
-    assert_close(np.concatenate(seconds, axis=1), got, 1e-5, "second by second")
-
-
-def test_pieces_of_words_stand_in_their_places_in_order(projector):
+def test_projector_is_the_module(tmp_path, open_graph, omni, rng):
     torch = pytest.importorskip("torch")
-    path = [0, 5, 5, 0, 5, 7, 7, 0, 3] + [0] * 16
-    sure = torch.nn.functional.one_hot(torch.tensor([path]), projector.words.classes.out_features).float() * 50
-    words = projector.words
-    with torch.no_grad():
-        tokens = words.unit_tokens(sure)[0] - words.place_words
-        for place, piece in enumerate([5, 5, 7, 3]):
-            assert torch.allclose(tokens[place], words.unit_words[piece], atol=1e-4), f"place {place}"
-        assert torch.allclose(tokens[4:], words.nothing.expand(6, -1), atol=1e-6), "the rest says that it is left"
-        full = torch.nn.functional.one_hot(torch.tensor([[1, 2] * 12 + [1]]), sure.shape[-1]).float() * 50
-        assert torch.allclose(words.unit_tokens(full)[0, -1] - words.place_words[-1], words.unit_words[2], atol=1e-4)
+    from minicpm_o.model.encoders.projector import AudioProjector
+
+    torch.manual_seed(0)
+    module = AudioProjector(omni).eval()
+    x = rng.normal(size=(1, 6 * AUDIO_POOL, omni.hearing.width)).astype(np.float32)
+    expected = apply(module, x)
+    for bits, bound in ((None, 1e-5), (8, 0.05 * expected.std())):
+        build_projector(connector_of(module, "projector"), omni, tmp_path / "projector.onnx", bits=bits,
+                        block_size=BLOCK)
+        assert_close(open_graph(tmp_path / "projector.onnx")({"encoder_out": x})["tokens"], expected, bound, f"{bits}")
+
+
+def test_ears_are_the_module(tmp_path, open_graph, omni, rng):
+    torch = pytest.importorskip("torch")
+    from minicpm_o.model.encoders.word_ears import WordEars
+
+    torch.manual_seed(0)
+    module = WordEars(omni.hearing, omni.hearing.words).eval()
+    x = rng.normal(size=(1, 3 * UNIT_ENCODER_FRAMES, omni.hearing.width)).astype(np.float32)
+    expected = apply(module, x)
+    for bits, bound in ((None, 1e-5), (8, 0.1 * expected.std())):
+        build_ears(connector_of(module, "ears"), omni, tmp_path / "ears.onnx", bits=bits, block_size=BLOCK)
+        assert_close(open_graph(tmp_path / "ears.onnx")({"encoder_out": x})["logits"], expected, bound, f"{bits}")
 
 
 class Reader:
@@ -256,21 +251,6 @@ def test_what_cannot_be_built_is_refused(tmp_path, whisper_weights, omni):
         build_recogniser(whisper_weights, omni, tmp_path / "recogniser.onnx", bits=4)
     with pytest.raises(CheckpointError, match=r"projector\.norm\.weight"):
         build_projector({}, omni, tmp_path / "projector.onnx")
+    with pytest.raises(CheckpointError, match=r"ears\.norm\.weight"):
+        build_ears({}, omni, tmp_path / "ears.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_projector_without_ears_for_words_is_its_sound(tmp_path, open_graph, omni, rng):
-    torch = pytest.importorskip("torch")
-    from dataclasses import replace
-
-    from minicpm_o.model.encoders.projector import AudioProjector
-
-    plain = replace(omni, hearing=replace(omni.hearing, words=None))
-    torch.manual_seed(0)
-    module = AudioProjector(plain).eval()
-    connector = {f"projector.{name}": tensor.numpy() for name, tensor in module.state_dict().items()}
-    x = rng.normal(size=(1, 6 * AUDIO_POOL, omni.hearing.width)).astype(np.float32)
-    expected = project(module, x)
-    for bits, bound in ((None, 1e-5), (8, 0.05 * expected.std())):
-        build_projector(connector, plain, tmp_path / "projector.onnx", bits=bits, block_size=BLOCK)
-        assert_close(open_graph(tmp_path / "projector.onnx")({"encoder_out": x})["tokens"], expected, bound, f"{bits}")
