@@ -16,7 +16,8 @@ _LORA = re.compile(r"layers\.(\d+)\.\w+\.(\w+_proj)\.lora_([AB])\.default\.weigh
 
 
 def connector_tensors(model: OmniModel) -> dict[str, Tensor]:
-    """Name -> tensor: resampler.*, projector.*, ears.*, markers.weight, lora.layers.{i}.{module}.{a|b} with W' = W + b @ a."""
+    """Name -> tensor: resampler.*, projector.*, ears.*, markers.weight, lora.layers.{i}.{module}.{a|b}, W' = W + b @ a.
+    """
     tensors, scale = dict(model.connectors.state_dict()), _lora_scale(model)
     for name, tensor in model.language.state_dict().items():
         exported = _exported_name(name)
