@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from ..errors import CheckpointError
+from ..rates import UNIT_ENCODER_FRAMES, exact_div
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 Version = Literal["nano", "2.6", "4.5"]
@@ -103,6 +104,16 @@ class WordEarsConfig(Config):
     """Encoder frames that are read as one; each still gets its letter."""
     look_back_frames: int = 20
     """Encoder frames before a second that are read with it: whole stacks."""
+
+    @property
+    def steps(self) -> int:
+        """Stacks in a second."""
+        return exact_div(UNIT_ENCODER_FRAMES, self.stack)
+
+    @property
+    def look_back(self) -> int:
+        """Stacks before it."""
+        return exact_div(self.look_back_frames, self.stack)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..errors import OptionError
 from .cache import KVCache
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
-from .filters import keep_nucleus, keep_top_k
+from .filters import keep_nucleus, keep_top_k, log_softmax
 from .generate import Decoder, StopFilter, checked_stop, without
 from .generate import Generator as LanguageModel
 from .sampling import SamplingConfig, penalised
@@ -154,8 +154,7 @@ def _children(beams: Sequence[_Beam], banned: np.ndarray, count: int, sampling: 
 def _scores(beam: _Beam, banned: np.ndarray, sampling: SamplingConfig, keep: int) -> np.ndarray:
     """Log-probabilities (V,) float64 after the penalty and the filters, minus infinity where nothing may follow."""
     logits = without(np.asarray(beam.logits, dtype=np.float64), banned)
-    scores = penalised(logits - logits.max() - np.log(np.exp(logits - logits.max()).sum()), beam.ids,
-                       sampling.repetition_penalty)
+    scores = penalised(log_softmax(logits), beam.ids, sampling.repetition_penalty)
     if not sampling.temperature:
         return scores
     return keep_nucleus(keep_top_k(scores / sampling.temperature, sampling.top_k, keep), sampling.top_p, keep)

@@ -20,6 +20,12 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities along the last axis, in the scores' own precision."""
+    shifted = scores - scores.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
 def keep_top_k(scores: np.ndarray, k: int, at_least: int = 1) -> np.ndarray:
     """scores (V,) of the k highest and their equals, but of `at_least` many; 0 keeps all."""
     kept = max(k, at_least)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .device import DevicePlan, make_session
-from .word_search import Heard, WordModel, WordSearch, probabilities
+from .filters import log_softmax
+from .word_search import Heard, WordModel, WordSearch
 
 ASKING = frozenset("who whose what when where why how which is are was were am do does did can could will would should "
                    "shall may has have".split())
@@ -39,7 +40,7 @@ class OwnEars:
 
     def log_probs(self, encoded: EncoderOut) -> np.ndarray:
         """(1, F2, E) -> (F2, C) float32, F2 whole seconds."""
-        return probabilities(self.session.run(["logits"], {"encoder_out": encoded.frames})[0][0])
+        return log_softmax(self.session.run(["logits"], {"encoder_out": encoded.frames})[0][0])
 
     def words(self, encoded: EncoderOut) -> str:
         """Small letters, one space between words; "" where nothing was heard."""

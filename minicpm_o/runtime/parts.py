@@ -157,12 +157,12 @@ class Parts(OpenedParts):
     @property
     def ears(self) -> OwnEars | None:
         """None: these connectors came without ears for words."""
-        def open_ears() -> OwnEars | None:
+        def open_ears() -> OwnEars:
             from .own_ears import OwnEars
 
-            return None if self.config.hearing.words is None else OwnEars.from_bundle(self.bundle, self.plan)
+            return OwnEars.from_bundle(self.bundle, self.plan)
 
-        return self._part("ears", open_ears)
+        return None if self.config.hearing.words is None else self._part("ears", open_ears)
 
     @property
     def recogniser(self) -> Recogniser:

@@ -24,6 +24,7 @@ from ..model.config import HearingConfig
 from ..rates import AUDIO_RATE_HZ, HOP_SAMPLES, WINDOW_S
 from .device import DevicePlan, make_session
 from .encoders import run_encoder
+from .filters import log_softmax
 from .vad import Segment, SpeechDetector
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class Recogniser:
         values = self.sessions.cross.run_with_ort_values(names, {"encoder_out": _value(frames)})
         cross = dict(zip(names, values, strict=True))
         logits, past = self._read([self.vocabulary.start], self._empty_past(), cross)
-        no_speech = float(np.exp(_log_softmax(logits)[self.vocabulary.no_speech]))
+        no_speech = float(np.exp(log_softmax(logits)[self.vocabulary.no_speech]))
         language = language or self._language(logits)
         before, prompt = self.vocabulary.prompt(language)
         past = self._read(before, self._empty_past(), cross)[1] if before else past
@@ -280,7 +281,7 @@ class Recogniser:
         limit = min(self.config.max_tokens, 24 + round(heard.seconds * self.config.tokens_per_s))
         logits, past, ids, logprobs = heard.logits.copy(), heard.past, list[int](), list[float]()
         while len(ids) < limit:
-            logprob = _log_softmax(self._allowed(logits, is_first=not ids))
+            logprob = log_softmax(self._allowed(logits, is_first=not ids))
             token_id = _pick(logprob, temperature, rng)
             logprobs.append(float(logprob[token_id]))
             if token_id == self.vocabulary.end:
@@ -316,16 +317,11 @@ def _value(array: np.ndarray) -> OrtValue:
     return OrtValue.ortvalue_from_numpy(array)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
-
-
 def _pick(logprob: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
     """The likeliest id, or one drawn at a temperature."""
     if temperature == 0.0:
         return int(logprob.argmax())
-    chances = np.exp(_log_softmax(logprob.astype(np.float64) / temperature))
+    chances = np.exp(log_softmax(logprob.astype(np.float64) / temperature))
     return int(rng.choice(len(logprob), p=chances / chances.sum()))
 
 

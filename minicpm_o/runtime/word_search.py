@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -148,8 +148,7 @@ class WordSearch:
         grown = _Growing(self._last_settled(heard), self)
         tried = self._tried(row)
         for key, score in heard.open.items():
-            for number, log_prob in tried:
-                grown.extend(key, score, number, log_prob)
+            grown.extend(key, score, tried)
         quiet_frames = heard.quiet_frames + 1 if is_quiet else 0
         heard = replace(heard, open=grown.best(self.config.beams), quiet_frames=quiet_frames)
         return self._settle(heard) if self._is_time(heard) else heard
@@ -194,29 +193,31 @@ class _Growing:
         self._before, self._search = before, search
         self._paths: dict[Key, list[float]] = {}
 
-    def extend(self, key: Key, score: Score, number: int, log_prob: float) -> None:
-        """One more class: nothing, the last letter held, a new letter, or the end of a word."""
+    def extend(self, key: Key, score: Score, tried: Sequence[tuple[int, float]]) -> None:
+        """By each class with its log-probability: nothing, the last letter held, a new letter, or the end of a word."""
+        paths = score.paths
+        for number, log_prob in tried:
+            if number == BLANK:
+                self._add(key, score.language, blank=paths + log_prob)
+            elif LETTERS[number - 1] == SPACE:
+                self._end_word(key, score.language, paths + log_prob)
+            else:
+                self._write(key, score, paths, LETTERS[number - 1], log_prob)
+
+    def _write(self, key: Key, score: Score, paths: float, letter: str, log_prob: float) -> None:
         words, letters = key
-        if number == BLANK:
-            self._add(key, score.language, blank=score.paths + log_prob)
-            return
-        letter = LETTERS[number - 1]
-        if letter == SPACE:
-            self._end_word(key, score, log_prob)
-            return
         is_held = letters.endswith(letter)
         if is_held:
             self._add(key, score.language, letter=score.letter + log_prob)
-        self._add((words, letters + letter), score.language,
-                  letter=(score.blank if is_held else score.paths) + log_prob)
+        self._add((words, letters + letter), score.language, letter=(score.blank if is_held else paths) + log_prob)
 
-    def _end_word(self, key: Key, score: Score, log_prob: float) -> None:
+    def _end_word(self, key: Key, language: float, log_probability: float) -> None:
         words, letters = key
         if not letters:  # one more space writes nothing
-            self._add(key, score.language, letter=score.paths + log_prob)
+            self._add(key, language, letter=log_probability)
             return
         earned = self._search.earned((self._before, *words)[-1], letters)
-        self._add(((*words, letters), ""), score.language + earned, letter=score.paths + log_prob)
+        self._add(((*words, letters), ""), language + earned, letter=log_probability)
 
     def _add(self, key: Key, language: float, *, blank: float = NEVER, letter: float = NEVER) -> None:
         if key not in self._paths:
@@ -234,10 +235,4 @@ class _Growing:
     def _ahead(self, letters: str) -> float:
         config = self._search.config
         return config.language * config.unknown if letters and not self._search.model.begins_one(letters) else 0.0
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Logits (F2, C) as log-probabilities."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,12 +113,7 @@ def _drawn(audio: AudioCache, ordered: Sequence[Utterance], rng: random.Random, 
     middle = rng.randrange(len(ordered))
     count = max(4, min(64, config.batch_units // ordered[middle].units))
     chosen = list(ordered[max(0, middle - count // 2) : middle + count // 2 + 1])
-    return [disturbed(frames_of(audio, item), config.noise, config.hidden_share) for item in chosen], chosen
-
-
-def frames_of(audio: AudioCache, item: Utterance) -> Tensor:
-    """(F2, E) float32."""
-    return torch.from_numpy(np.array(audio.read(item.row))).float()
+    return [disturbed(audio.tensor(item.row), config.noise, config.hidden_share) for item in chosen], chosen
 
 
 def disturbed(frames: Tensor, noise: float, hidden_share: float) -> Tensor:
@@ -150,7 +144,7 @@ def word_error_rate(ears: WordEars, audio: AudioCache, said: Sequence[Utterance]
     errors = words = 0
     for item in said:
         wanted = spoken_words(item.text)
-        errors += edit_distance(wanted, read_aloud(ears, frames_of(audio, item)).split())
+        errors += edit_distance(wanted, read_aloud(ears, audio.tensor(item.row)).split())
         words += len(wanted)
     ears.train()
     return errors / max(1, words)
@@ -165,6 +159,15 @@ def open_audio(features: Path, names: Sequence[str] = ()) -> AudioCache:
         raise InputError(f"{features} holds no finished frames of sounds; run minicpm_o.training.prepare --only "
                          f"hearing")
     return AudioCache.open(stems)
+
+
+def open_ears(learned: Path | None) -> WordEars:
+    """Ears of nano's shape: as they begin, or as a file of this module holds them."""
+    hearing = HearingConfig()
+    ears = WordEars(hearing, hearing.words)
+    if learned:
+        ears.load_state_dict(torch.load(learned, weights_only=True))
+    return ears
 
 
 def put_into(ears: WordEars, connectors: Path) -> None:
@@ -192,10 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    audio, hearing = open_audio(options.features), HearingConfig()
-    ears = WordEars(hearing, hearing.words)
-    if options.start:
-        ears.load_state_dict(torch.load(options.start, weights_only=True))
+    audio, ears = open_audio(options.features), open_ears(options.start)
     said, kept_out = (utterances(audio, validation=side) for side in (False, True))
     hours = sum(item.units for item in said) / 3600
     print(f"{len(said)} sounds, {hours:.1f} h; {len(kept_out)} kept out", flush=True)

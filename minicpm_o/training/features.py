@@ -72,6 +72,10 @@ class AudioCache:
         start = entry["frame"]
         return self.frames[entry["source"]][start : start + entry["units"] * UNIT_ENCODER_FRAMES]
 
+    def tensor(self, row: int) -> torch.Tensor:
+        """The same as (F2, E) float32, apart from the cache."""
+        return torch.from_numpy(np.array(self.read(row))).float()
+
 
 def heard_path(stem: Path) -> Path:
     """Where `heard` writes what own ears understood of a voice's sounds."""
@@ -95,7 +99,7 @@ class FeatureStore:
             if rows
             else torch.empty(0),
             image_spans=sample.image_spans,
-            frames=[torch.from_numpy(np.array(self.audio.read(r))).float() for r in sample.audio_rows],
+            frames=[self.audio.tensor(r) for r in sample.audio_rows],
             audio_spans=sample.audio_spans,
             concept_logits=self._concepts(rows),
         )

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ..model.config import HearingConfig
 from ..model.encoders.word_ears import WordEars
 from ..runtime.own_ears import written
-from ..runtime.word_search import Heard, WordModel, WordSearch, probabilities
-from .ears import EarsTraining, disturbed, open_audio
+from ..runtime.word_search import Heard, WordModel, WordSearch
+from .ears import EarsTraining, disturbed, open_audio, open_ears
 from .features import AudioCache, heard_path
 from .prepare.work import bar
 
@@ -33,11 +32,10 @@ def hear_rows(ears: WordEars, search: WordSearch, audio: AudioCache, rows: Itera
     settings, found = EarsTraining(), {}
     torch.manual_seed(settings.seed)
     for row in rows:
-        frames = torch.from_numpy(audio.read(row).copy()).float()
-        frames = disturbed(frames, settings.noise * DISTURBED, settings.hidden_share * DISTURBED)
+        frames = disturbed(audio.tensor(row), settings.noise * DISTURBED, settings.hidden_share * DISTURBED)
         with torch.inference_mode():
-            logits = ears(frames[None])[0].numpy()
-        found[row] = written(search.words(search.listen(Heard(), probabilities(logits))))
+            log_probs = ears(frames[None])[0].log_softmax(-1).numpy()
+        found[row] = written(search.words(search.listen(Heard(), log_probs)))
     return found
 
 
@@ -60,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    hearing = HearingConfig()
-    ears = WordEars(hearing, hearing.words).eval()
-    ears.load_state_dict(torch.load(options.ears, weights_only=True))
+    ears = open_ears(options.ears).eval()
     search = WordSearch(WordModel.from_file(options.words))
     folder = options.features / "audio"
     for stem in sorted(path.name.removesuffix("_frames.json") for path in folder.glob("*_frames.json")):

@@ -110,7 +110,7 @@ def _ctc_step(
     loudness: float,
     rng: random.Random,
 ) -> Tensor:
-    frames = [torch.from_numpy(np.array(audio.read(row))).float() for row in rows]
+    frames = [audio.tensor(row) for row in rows]
     lengths = torch.tensor([len(f) // AUDIO_POOL for f in frames])
     padded = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     padded = padded * (torch.rand(padded.shape[0], padded.shape[1], 1) > 0.08)  # SpecAugment in time: lean on context

@@ -11,7 +11,8 @@ import pytest
 
 from minicpm_o.errors import CheckpointError
 from minicpm_o.model.letters import BLANK, LETTERS, NUM_CLASSES, START
-from minicpm_o.runtime.word_search import Heard, SearchConfig, WordModel, WordSearch, either, probabilities
+from minicpm_o.runtime.filters import log_softmax
+from minicpm_o.runtime.word_search import Heard, SearchConfig, WordModel, WordSearch, either
 
 WORDS = {START: 40, "a": 30, "the": 40, "dog": 20, "dot": 15, "runs": 12, "rum": 12, "sees": 5}
 PAIRS = {(START, "the"): 30, (START, "a"): 10, ("the", "dog"): 15, ("the", "dot"): 1, ("a", "dot"): 12,
@@ -34,7 +35,7 @@ def spoken(text: str, *, sure: float = 6.0, doubts: str = "", held: int = 2) -> 
     logits = np.eye(NUM_CLASSES)[path] * sure
     for letter in doubts:
         logits[:, LETTERS.index(letter) + 1] += sure / 2
-    return probabilities(logits)
+    return log_softmax(logits)
 
 
 def read(search: WordSearch, log_probs: np.ndarray) -> str:
@@ -63,9 +64,9 @@ def test_an_unfinished_word_counts_at_the_end(search: WordSearch) -> None:
 
 def test_double_letters_need_a_blank_between(search: WordSearch) -> None:
     path = [LETTERS.index(letter) + 1 for letter in "sees"]
-    assert read(search, probabilities(np.eye(NUM_CLASSES)[path] * 12)) != "sees"
+    assert read(search, log_softmax(np.eye(NUM_CLASSES)[path] * 12)) != "sees"
     path.insert(2, BLANK)
-    assert read(search, probabilities(np.eye(NUM_CLASSES)[path] * 12)) == "sees"
+    assert read(search, log_softmax(np.eye(NUM_CLASSES)[path] * 12)) == "sees"
 
 
 def test_silence_says_nothing(search: WordSearch) -> None:

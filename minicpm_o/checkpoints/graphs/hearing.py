@@ -31,7 +31,7 @@ import numpy as np
 from ...errors import OptionError
 from ...model.config import HearingConfig, NanoConfig, WhisperEncoderConfig, WordEarsConfig
 from ...model.letters import NUM_CLASSES
-from ...rates import AUDIO_POOL, UNIT_ENCODER_FRAMES, exact_div
+from ...rates import AUDIO_POOL
 from .builder import FLOAT, INT64, MICROSOFT, GraphBuilder, check_bits, pack_nbits, take
 
 EncoderShape = HearingConfig | WhisperEncoderConfig
@@ -75,10 +75,8 @@ def build_projector(connector: Mapping[str, np.ndarray], config: NanoConfig, pat
     x = layer_norm(graph, connector, width, "projector.norm", "encoder_out")
     x = graph.node("Reshape", [x, graph.integers("pooled_shape", 1, -1, AUDIO_POOL * width)], "pooled")
     for name, rows, columns in (("hidden", hidden, AUDIO_POOL * width), ("out", config.language.width, hidden)):
-        matrix = take(connector, f"projector.{name}.weight", [rows, columns])
-        shift = take(connector, f"projector.{name}.bias", [rows])
         last = "tokens" if name == "out" else None
-        x = graph.linear(x, matrix, shift, f"projector.{name}", bits=bits, block_size=block_size, out=last)
+        x = dense(graph, connector, f"projector.{name}", (rows, columns), x, bits, block_size, out=last)
         x = graph.node("Gelu", [x], "projector.gelu") if name == "hidden" else x
     graph.save(path)
 
@@ -98,47 +96,32 @@ def build_ears(connector: Mapping[str, np.ndarray], config: NanoConfig, path: Pa
     stack = shape.stack
     x = layer_norm(graph, connector, width, "ears.norm", "encoder_out")
     x = graph.node("Reshape", [x, graph.integers("stacked_shape", 1, -1, stack * width)], "stacked")
-    x = _ears_linear(graph, connector, "inward", (shape.width, stack * width), x, bits=bits, block_size=block_size)
+    x = dense(graph, connector, "ears.inward", (shape.width, stack * width), x, bits, block_size)
     x = with_look_back(graph, shape, x)
-    look_back, length = ears_steps(shape)
+    length = shape.look_back + shape.steps
     place = graph.constant("ears.position", take(connector, "ears.position", [length, shape.width]))
     x = graph.node("Add", [x, place], "ears.placed")
     for layer in range(shape.layers):
         x = encoder_layer(graph, connector, shape, f"ears.layers.{layer}", x, "", bits=bits, block_size=block_size)
-    own = graph.node("Slice", [x, graph.integers("own_from", look_back), graph.integers("own_to", length),
+    own = graph.node("Slice", [x, graph.integers("own_from", shape.look_back), graph.integers("own_to", length),
                                graph.integers("steps_axis", 1)], "own_steps")  # (S, 25, W)
     x = layer_norm(graph, connector, shape.width, "ears.last_norm", own)
-    x = _ears_linear(graph, connector, "letters", (stack * NUM_CLASSES, shape.width), x, bits=bits,
-                     block_size=block_size)
+    x = dense(graph, connector, "ears.letters", (stack * NUM_CLASSES, shape.width), x, bits, block_size)
     graph.node("Reshape", [x, graph.integers("logits_shape", 1, -1, NUM_CLASSES)], "end_to_end", out="logits")
     graph.save(path)
 
 
-def ears_steps(shape: WordEarsConfig) -> tuple[int, int]:
-    """Steps of the look back, and of it and a second together."""
-    look_back = exact_div(shape.look_back_frames, shape.stack)
-    return look_back, look_back + exact_div(UNIT_ENCODER_FRAMES, shape.stack)
-
-
 def with_look_back(graph: GraphBuilder, shape: WordEarsConfig, x: str) -> str:
     """(1, F2 / 2, W) -> (S, look back + 25, W): every second behind the end of the one before."""
-    look_back, length = ears_steps(shape)
-    steps = length - look_back
+    steps = shape.steps
     seconds = graph.node("Reshape", [x, graph.integers("seconds_shape", -1, steps, shape.width)], "seconds")
     silence = graph.constant("no_second", np.zeros((1, steps, shape.width), dtype=np.float32))
     from_start = graph.node("Concat", [silence, seconds], "seconds_from_nothing", axis=0)  # (S + 1, 25, W)
     start, stop = graph.integers("first_second", 0), graph.integers("but_last", -1)
     earlier = graph.node("Slice", [from_start, start, stop, graph.integers("seconds_axis", 0)], "earlier")
-    before = graph.node("Slice", [earlier, graph.integers("look_back_from", steps - look_back),
+    before = graph.node("Slice", [earlier, graph.integers("look_back_from", steps - shape.look_back),
                                   graph.integers("second_end", steps), graph.integers("steps_axis", 1)], "before")
     return graph.node("Concat", [before, seconds], "with_look_back", axis=1)
-
-
-def _ears_linear(graph: GraphBuilder, connector: Mapping[str, np.ndarray], part: str, size: tuple[int, int], x: str, *,
-                 bits: int | None, block_size: int) -> str:
-    matrix = take(connector, f"ears.{part}.weight", list(size))
-    shift = take(connector, f"ears.{part}.bias", [size[0]])
-    return graph.linear(x, matrix, shift, f"ears.{part}", bits=bits, block_size=block_size)
 
 
 def build_cross(weights: Mapping[str, np.ndarray], config: NanoConfig, path: Path, *, bits: int | None = None,
@@ -230,11 +213,16 @@ def feed_forward(graph: GraphBuilder, weights: Mapping[str, np.ndarray], shape: 
     """Norm, widen, GELU, narrow, add."""
     h = layer_norm(graph, weights, shape.width, f"{name}.final_layer_norm", x)
     for part, rows, columns in (("fc1", shape.ffn, shape.width), ("fc2", shape.width, shape.ffn)):
-        matrix = take(weights, f"{name}.{part}.weight", [rows, columns])
-        shift = take(weights, f"{name}.{part}.bias", [rows])
-        h = graph.linear(h, matrix, shift, f"{name}.{part}", bits=bits, block_size=block_size)
+        h = dense(graph, weights, f"{name}.{part}", (rows, columns), h, bits, block_size)
         h = graph.node("Gelu", [h], f"{name}.gelu") if part == "fc1" else h
     return graph.node("Add", [x, h], f"{name}.fed")
+
+
+def dense(graph: GraphBuilder, weights: Mapping[str, np.ndarray], name: str, size: tuple[int, int], x: str,
+          bits: int | None, block_size: int, *, out: str | None = None) -> str:
+    """The layer whose matrix of `size` (rows, columns) and shift are `name`.weight and .bias."""
+    matrix, shift = take(weights, f"{name}.weight", list(size)), take(weights, f"{name}.bias", [size[0]])
+    return graph.linear(x, matrix, shift, name, bits=bits, block_size=block_size, out=out)
 
 
 def layer_norm(graph: GraphBuilder, weights: Mapping[str, np.ndarray], width: int, name: str, x: str, *,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from ...rates import UNIT_ENCODER_FRAMES, exact_div
 from ..config import HearingConfig, WordEarsConfig
 from ..letters import NUM_CLASSES
 
@@ -25,8 +24,7 @@ class WordEars(nn.Module):
 
     def __init__(self, hearing: HearingConfig, shape: WordEarsConfig) -> None:
         super().__init__()
-        self.stack, self.steps = shape.stack, exact_div(UNIT_ENCODER_FRAMES, shape.stack)
-        self.look_back = exact_div(shape.look_back_frames, shape.stack)
+        self.stack, self.steps, self.look_back = shape.stack, shape.steps, shape.look_back
         self.norm = nn.LayerNorm(hearing.width)
         self.inward = nn.Linear(shape.stack * hearing.width, shape.width)
         self.position = nn.Parameter(torch.randn(self.look_back + self.steps, shape.width) * 0.02)
