@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import InputError
 from ..inputs.processor import Processor
 from . import samples as s
+from .agreement import agreement, draw_weighted
 from .features import FeatureStore
 from .labels import sentence, spoken_label
 from .splits import is_validation
@@ -195,6 +196,7 @@ class Mixture:
             self._asked.setdefault(views[0], []).append((question, answer))
         self._written = [row for row in sources.ears if self._heard(row) is not None]
         self._views = {views[0]: views for views, _, _ in sources.daquar}
+        self._agreement = agreement([texts for _, texts in sources.captions])
         self._makers: dict[str, Callable[[random.Random], tuple[s.Trunk, list[s.Branch]]]] = {
             "captioned": self._captioned,
             "labelled": self._labelled,
@@ -221,9 +223,10 @@ class Mixture:
         return self._makers[kind](rng)
 
     def _captioned(self, rng: random.Random) -> tuple[s.Trunk, list[s.Branch]]:
-        views, captions = rng.choice(self.sources.captions)
+        number = rng.randrange(len(self.sources.captions))
+        views, captions = self.sources.captions[number]
         prompt = rng.choice(s.CAPTION_PROMPTS)
-        chosen = rng.sample(captions, min(3, len(captions)))
+        chosen = draw_weighted(rng, captions, self._agreement[number], 3)
         branches = [s.caption_branch(rng, caption, prompt) for caption in chosen]
         branches.append(s.match_branch(rng, rng.choice(captions), True))
         branches.append(s.match_branch(rng, self._other_caption(rng, captions), False))
