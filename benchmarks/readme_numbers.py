@@ -1,4 +1,4 @@
-"""Writes the numbers of the READMEs, the model card and docs/checkpoints.md between their markers, from the reports.
+"""Writes the numbers of the READMEs, the model card and two pages of docs between their markers, from the reports.
 
     python benchmarks/readme_numbers.py            # fill in
     python benchmarks/readme_numbers.py --check    # exit 1 when a file does not say what the reports say
@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import fusion_depth
+
 import common
 import latency
 import official_full_size
 import race
 
-FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md")
+FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md")
 CHINESE = {
     "task": "任务", "metric": "指标", "score": "得分", "95 % interval": "95 % 区间", "chance": "随机", "blind": "盲测",
     "s per item": "秒/条", "engine": "引擎", "decode tok/s": "解码 词元/秒", "prefill tok/s": "预填充 词元/秒",
@@ -132,9 +134,14 @@ def setup(say: Say) -> str | None:
     return f"{common.table(columns, rows)}\n\n{common.provenance(report)}"
 
 
+def fusion(say: Say) -> str | None:
+    report = read(fusion_depth.NAME)
+    return None if report is None else fusion_depth.markdown(report).rstrip()
+
+
 SECTIONS: dict[str, Callable[[Say], str | None]] = {
     "scores": scores, "speed": speed, "official": official, "official-speed": official_speed, "latency": waiting,
-    "footprint": footprint, "setup": setup,
+    "footprint": footprint, "setup": setup, "fusion": fusion,
 }
 
 

@@ -465,6 +465,17 @@ def test_looking_opens_neither_ears_nor_voice(fake: MiniCPMO, parts: FakeParts, 
     assert set(parts.used) == {"vision"}
 
 
+def test_own_ears_transcribe_without_the_recogniser(fake: MiniCPMO, parts: FakeParts, sound: Path) -> None:
+    heard = fake.transcribe(sound, own_ears=True)
+    assert (heard.text, heard.language) == ("Helo.", "en")
+    assert "recogniser" not in parts.used
+    with pytest.raises(OptionError, match="own ears know English"):
+        fake.transcribe(sound, "zh", own_ears=True)
+    parts.has_ears = False
+    with pytest.raises(OptionError, match="came without ears for words"):
+        MiniCPMO.from_parts(parts).transcribe(sound, own_ears=True)
+
+
 def test_transcribe_and_speak(fake: MiniCPMO, sound: Path, tmp_path: Path) -> None:
     assert fake.transcribe(sound).text == "hello there"
     speech = fake.speak("Hello.", tmp_path / "out.wav", voice="anna")

@@ -69,8 +69,10 @@ class StubModel:
         timing = Timing(0.25, 0.1, 20.0, 1.0, 100.0)
         yield Reply(said.strip(), reason, ReplyUsage(text=5, image=7, output=3), timing, self.name, self.warnings)
 
-    def transcribe(self, source: Any, language: str | None = None, *, allow_urls: bool = False) -> Transcript:
-        return Transcript("" if "silence" in str(source) else "hello", language or "en")
+    def transcribe(self, source: Any, language: str | None = None, *, own_ears: bool = False,
+                   allow_urls: bool = False) -> Transcript:
+        said = "helo" if own_ears else "hello"
+        return Transcript("" if "silence" in str(source) else said, language or "en")
 
     def speak(self, text: str, path: Any = None, voice: str | None = None, speed: float = 1.0) -> Speech:
         soundfile.write(path, np.zeros(24000), 24000)
@@ -378,6 +380,8 @@ def test_transcribe(stub: StubModel, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["transcribe", "silence.wav"]) == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "no speech was heard\n")
+    assert run(["transcribe", "a.wav", "--own-ears"]) == 0
+    assert capsys.readouterr().out == "helo\n"
     assert run(["transcribe", "a.wav", "--language", "zh", "--json"]) == 0
     found = one_object(capsys.readouterr().out)
     assert (found["text"], found["language"], found["model"]) == ("hello", "zh", "stub")

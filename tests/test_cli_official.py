@@ -183,6 +183,7 @@ def test_transcribe(model: str, sound: str, capsys: pytest.CaptureFixture[str]) 
     found = told(capsys, ["transcribe", sound, "--model", model, "--language", "zh"])
     assert isinstance(found["text"], str) and found["language"] == "zh" and found["segments"] == []
     assert "write down" in refused(capsys, ["transcribe", sound, "--model", model, "--language", "fr"])
+    assert "--own-ears has no effect" in refused(capsys, ["transcribe", sound, "--model", model, "--own-ears"])
 
 
 def test_speak(model: str, sound: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,6 +223,8 @@ def transcribe(
     audio: Annotated[str, typer.Argument(help="A sound or video: wav, mp3, flac, ogg, m4a, opus, mp4, webm.",
                                          show_default=False)],
     language: Annotated[str | None, typer.Option("--language", "-l", help="en, zh ...; heard when left out.")] = None,
+    own_ears: Annotated[bool, typer.Option("--own-ears", help=(
+        "Of nano: without the recogniser; English alone, quicker, more words wrong."))] = False,
     model: ModelOption = "nano",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
@@ -237,7 +239,7 @@ def transcribe(
     from .sound import transcribe_file
 
     loading = Loading(model, threads, device, dtype, context, memory_check)
-    return transcribe_file(audio, language, loading, allow_urls=allow_urls, as_json=as_json)
+    return transcribe_file(audio, language, loading, own_ears=own_ears, allow_urls=allow_urls, as_json=as_json)
 
 
 @app.command()

@@ -16,14 +16,16 @@ from .loading import Loading, refuse, version_of
 from .output import report, say, write
 
 
-def transcribe_file(source: str, language: str | None, loading: Loading, *, allow_urls: bool,
+def transcribe_file(source: str, language: str | None, loading: Loading, *, own_ears: bool, allow_urls: bool,
                     as_json: bool) -> dict[str, Any]:
     """Text of a sound."""
     started = time.perf_counter()
-    if version_of(loading.model) and "://" not in source:
+    if version := version_of(loading.model):
+        refuse(f"on MiniCPM-o {version}", {"--own-ears": own_ears}, "it has no other ears")
+    if version and "://" not in source:
         load_audio(source)  # a wrong file is told before gigabytes are loaded
     opened, opened_s = loading.open()
-    transcript = opened.transcribe(source, language, allow_urls=allow_urls)
+    transcript = opened.transcribe(source, language, own_ears=own_ears, allow_urls=allow_urls)
     if not as_json:
         write(transcript.text + "\n" if transcript.text else "")
     if not transcript.text:

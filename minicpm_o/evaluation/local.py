@@ -171,7 +171,7 @@ def _ask_seeing(model: EvaluatedModel, task: Task, item: Item, folder: Path) -> 
 
 def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
     if task.verb == "transcribe":
-        return text_of(model.transcribe(item.media[0].for_model)).strip()
+        return text_of(model.transcribe(item.media[0].for_model, own_ears=not task.transcript)).strip()
     parts: list[dict[str, Any]] = [{"type": media.kind, media.kind: media.for_model} for media in item.media]
     return _chat(model, task, [*parts, {"type": "text", "text": item.question}])
 
@@ -204,7 +204,7 @@ def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: 
 
 def _ask_blind(model: EvaluatedModel, task: Task, item: Item) -> str:
     if task.verb == "transcribe":
-        return text_of(model.transcribe(silence())).strip()
+        return text_of(model.transcribe(silence(), own_ears=not task.transcript)).strip()
     return _chat(model, task, [{"type": "text", "text": item.question}])
 
 

@@ -20,8 +20,10 @@ class EvaluatedModel(Protocol):
         `num_beams`: try so many answers side by side and give the best; a model that cannot may ignore it."""
         ...
 
-    def transcribe(self, source: Any) -> object:
-        """Words of a sound (a path, or the bytes of a wav file); a text or an object with the attribute `text`."""
+    def transcribe(self, source: Any, *, own_ears: bool = ...) -> object:
+        """Words of a sound (a path, or the bytes of a wav file); a text or an object with the attribute `text`.
+
+        `own_ears`: without the recogniser; a model that has none may ignore it."""
         ...
 
 

@@ -31,6 +31,8 @@ class ScriptedModel:
 
     answers: Mapping[tuple[str, str], str]
     spoken: Mapping[str, str] = field(default_factory=dict)
+    own_ears: Mapping[str, str] = field(default_factory=dict)
+    """What `transcribe(own_ears=True)` writes."""
     default: str = "nothing"
     name: str = "scripted"
     fingerprint: str = "v1"
@@ -48,11 +50,11 @@ class ScriptedModel:
         self._note({"media": name, "question": question, "max_tokens": max_tokens, "transcript": transcript})
         return FakeReply(self.answers.get((name, question), self.default))
 
-    def transcribe(self, source: Any) -> str:
+    def transcribe(self, source: Any, *, own_ears: bool = False) -> str:
         name = SILENCE if isinstance(source, bytes) and not _samples(source).any() else ""
         name = name or ("noise" if isinstance(source, bytes) else Path(source).name)
-        self._note({"media": name, "question": None})
-        return self.spoken.get(name, "")
+        self._note({"media": name, "question": None, "own_ears": own_ears})
+        return self.own_ears.get(name, "") if own_ears else self.spoken.get(name, "")
 
     def _note(self, call: dict[str, Any]) -> None:
         if self.stop_after is not None and len(self.calls) >= self.stop_after:

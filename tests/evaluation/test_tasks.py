@@ -179,11 +179,13 @@ def test_speech_takes_both_field_names_and_keeps_languages_apart(data: Any) -> N
     tasks = by_name(found)
     assert list(tasks) == [
         "speech/asr_transcribe", "speech/asr_transcribe_de", "speech/asr_transcribe_zh",
-        "speech/asr_ears", "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
+        "speech/asr_ears", "speech/asr_ears_written", "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
     ]  # fmt: skip
     assert len(tasks["speech/asr_transcribe"].items) == 2
     ears = tasks["speech/asr_ears"]
     assert (ears.verb, ears.transcript, questions(ears)) == ("chat", False, [prompts.EARS] * 2)
+    written = tasks["speech/asr_ears_written"]
+    assert (written.verb, written.transcript) == ("transcribe", False)
     assert (
         next(iter(tasks["speech/asr_ears_zh"].scorer.score(tasks["speech/asr_ears_zh"].items, ["你"]).metrics)) == "cer"
     )
@@ -258,7 +260,8 @@ def test_audio_tasks(data: Any) -> None:
     found = load_tasks(data.root)
     sizes = {name.removeprefix("audio_mine/"): len(task.items) for name, task in by_name(found).items()}
     assert sizes == {
-        "asr_transcribe": 1, "asr_transcribe_zh": 1, "asr_ears": 1, "asr_ears_zh": 1, "digit": 1, "digit_ears": 1,
+        "asr_transcribe": 1, "asr_transcribe_zh": 1, "asr_ears": 1, "asr_ears_written": 1, "asr_ears_zh": 1,
+        "digit": 1, "digit_ears": 1,
         "keyword": 1, "sound-event": 1, "audio-caption": 1, "spoken-question": 1, "spoken-question_ears": 1,
         "spoken-question_transcribe": 2, "spoken-image-question_transcribe": 1,
         "speech/no_speech": sizes["speech/no_speech"],

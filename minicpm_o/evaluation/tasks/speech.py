@@ -1,6 +1,7 @@
-"""`speech/asr.jsonl`: {"audio", "text" or "transcript", "lang"?} -> error rates of both ways to hear.
+"""`speech/asr.jsonl`: {"audio", "text" or "transcript", "lang"?} -> error rates of every way to hear.
 
-`asr_transcribe` is the recogniser (`transcribe`); `asr_ears` asks the model itself, without the recogniser's text.
+`asr_transcribe` is the recogniser (`transcribe`); `asr_ears` asks the model itself, without the recogniser's text;
+`asr_ears_written` is what own ears write before the model has read it (English).
 English: WER after Whisper's normaliser. Chinese: CER on lines of its own (`asr_transcribe_zh`). Other languages: WER
 after the basic normaliser. The blind run of `asr_transcribe` hears silence: words there would be invented.
 """
@@ -31,10 +32,12 @@ def parse_speech(row: Row) -> Iterable[Item]:
 
 
 def asr_tasks(prefix: str, items: list[Item]) -> Iterable[Task]:
-    """Both lines for every language."""
+    """The recogniser's line and the model's for every language, that of own ears for English."""
     yield from transcribe_tasks(f"{prefix}/asr_transcribe", items)
     for suffix, group, scorer in _by_language(items):
         yield Task(f"{prefix}/asr_ears{suffix}", group, scorer, max_tokens=128, transcript=False)
+        if not suffix:
+            yield Task(f"{prefix}/asr_ears_written", group, scorer, verb="transcribe", transcript=False)
 
 
 def transcribe_tasks(name: str, items: list[Item]) -> Iterable[Task]:
