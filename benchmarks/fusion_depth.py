@@ -80,8 +80,9 @@ def summarise(runs: Runs) -> dict[str, Any]:
                               for kind in KINDS_ASKED} for split in TESTS}}
     settings = {name: value for name, value in results[0].items() if name in (
         "steps", "scenes", "rate", "weight_decay", "test_scenes")}
-    return {"name": NAME, "command": "python -m minicpm_o.training.fusion --out RUNS && "
-                                     f"python benchmarks/{NAME}.py --runs RUNS",
+    return {"name": NAME,
+            "command": f"python -m minicpm_o.training.fusion --out RUNS --steps {settings['steps']} && "
+                       f"python benchmarks/{NAME}.py --runs RUNS",
             "machine": common.machine(), "seeds": list(runs[ALL]), "settings": settings,
             "chance": {group: chance(group) for group in GROUPS}, "variants": variants}
 
@@ -103,8 +104,8 @@ def markdown(report: dict[str, Any]) -> str:
         common.table(("variant", "weights", "GFLOP a scene", *KINDS_ASKED), kinds),
         f"Means of seeds {', '.join(map(str, report['seeds']))}, in brackets the lowest and the highest of them; "
         f"{settings['test_scenes']} scenes a split, {settings['steps']} steps of {settings['scenes']} scenes with "
-        f"{len(KINDS_ASKED)} questions each. −: how much less than {ALL}, over the same scenes, with its 95 % "
-        "interval. " + common.provenance(report)]) + "\n"
+        f"{len(KINDS_ASKED)} questions each. Behind the comma: the difference from {ALL} over the same scenes, with "
+        "its 95 % interval. " + common.provenance(report)]) + "\n"
 
 
 def _shown(value: Mapping[str, Any], name: str) -> str:
@@ -113,7 +114,7 @@ def _shown(value: Mapping[str, Any], name: str) -> str:
     if name == ALL:
         return shown
     lower, upper = value["less_than_full_interval"]
-    return f"{shown}, −{value['less_than_full']:.3f} ({lower:.3f} … {upper:.3f})".replace("−-", "+")
+    return f"{shown}, {-value['less_than_full']:+.3f} ({-upper:+.3f} … {-lower:+.3f})".replace("-", "−")
 
 
 def draw_bars(report: dict[str, Any], path: Path) -> None:
