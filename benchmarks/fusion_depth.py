@@ -59,8 +59,8 @@ def cell(right: np.ndarray, reference: np.ndarray, columns: Sequence[int]) -> di
     """Share of right answers with each seed's own, and the difference from the reference over the same scenes."""
     by_scene, other = (array[:, :, columns].mean((0, 2)) for array in (right, reference))
     return {"value": float(by_scene.mean()), "by_seed": right[:, :, columns].mean((1, 2)).round(4).tolist(),
-            "interval": bootstrap_ratio(by_scene), "less_than_full": float((other - by_scene).mean()),
-            "less_than_full_interval": bootstrap_ratio(other - by_scene)}
+            "interval": bootstrap_ratio(by_scene), "from_full": float((by_scene - other).mean()),
+            "from_full_interval": bootstrap_ratio(by_scene - other)}
 
 
 def chance(group: str) -> float:
@@ -113,8 +113,8 @@ def _shown(value: Mapping[str, Any], name: str) -> str:
     shown = f"{value['value']:.3f} ({low:.2f} … {high:.2f})"
     if name == ALL:
         return shown
-    lower, upper = value["less_than_full_interval"]
-    return f"{shown}, {-value['less_than_full']:+.3f} ({-upper:+.3f} … {-lower:+.3f})".replace("-", "−")
+    lower, upper = value["from_full_interval"]
+    return f"{shown}, {value['from_full']:+.3f} ({lower:+.3f} … {upper:+.3f})".replace("-", "−")
 
 
 def draw_bars(report: dict[str, Any], path: Path) -> None:

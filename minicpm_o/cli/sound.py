@@ -22,8 +22,8 @@ def transcribe_file(source: str, language: str | None, loading: Loading, *, own_
     started = time.perf_counter()
     if version := version_of(loading.model):
         refuse(f"on MiniCPM-o {version}", {"--own-ears": own_ears}, "it has no other ears")
-    if version and "://" not in source:
-        load_audio(source)  # a wrong file is told before gigabytes are loaded
+        if "://" not in source:
+            load_audio(source)  # a wrong file is told before gigabytes are loaded
     opened, opened_s = loading.open()
     transcript = opened.transcribe(source, language, own_ears=own_ears, allow_urls=allow_urls)
     if not as_json:

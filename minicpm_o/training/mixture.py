@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,6 @@ class Mixture:
             self._asked.setdefault(views[0], []).append((question, answer))
         self._written = [row for row in sources.ears if self._heard(row) is not None]
         self._views = {views[0]: views for views, _, _ in sources.daquar}
-        self._agreement = agreement([texts for _, texts in sources.captions])
         self._makers: dict[str, Callable[[random.Random], tuple[s.Trunk, list[s.Branch]]]] = {
             "captioned": self._captioned,
             "labelled": self._labelled,
@@ -210,6 +210,11 @@ class Mixture:
             "digit": self._digit,
             "chat": self._chat,
         }
+
+    @cached_property
+    def _agreement(self) -> list[list[float]]:
+        """Of the captions, as long as somebody draws them."""
+        return agreement([texts for _, texts in self.sources.captions])
 
     def draw(self, rng: random.Random, batch_size: int) -> list[s.Sample]:
         kinds = rng.choices(list(self.shares), weights=list(self.shares.values()), k=batch_size)
