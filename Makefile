@@ -37,7 +37,7 @@ docs: $(VENV)/.base ## the drawing and the numbers of the README files and the m
 
 lock: ## pin the requirements anew (needs uv)
 	$(COMPILE) --group build --output-file requirements/base.txt
-	$(COMPILE) --group build --group torch-needs --extra dev --extra eval --extra heic --extra zh \
+	$(COMPILE) --group build --group torch-needs --extra dev --extra eval --extra heic --extra serve --extra zh \
 		--constraints requirements/base.txt --overrides requirements/overrides.txt \
 		--output-file requirements/dev.txt
 	$(COMPILE) --extra bench --constraints requirements/base.txt --output-file requirements/bench.txt

@@ -42,6 +42,7 @@ from .runtime.timing import Stopwatch, Timing
 
 if TYPE_CHECKING:
     from .inputs.official_processor import PromptOptions
+    from .runtime.constrain import Constraint
     from .runtime.device import DevicePlan
     from .runtime.engine import Step
     from .runtime.official_parts import OfficialParts
@@ -215,7 +216,8 @@ class MiniCPMO:
              min_p: float | None = ..., repetition_penalty: float | None = ..., seed: int | None = ...,
              num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
              generate_audio: bool = ..., ref_audio: Source | None = ...,
-             transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...) -> Reply: ...
+             transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...,
+             schema: Mapping[str, Any] | None = ...) -> Reply: ...
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int | None = ...,
@@ -246,6 +248,7 @@ class MiniCPMO:
         transcript: bool = True,
         allow_urls: bool = False,
         cancel: threading.Event | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Reply | Iterator[Event]:
         """Answer the last turn of a conversation.
 
@@ -258,8 +261,8 @@ class MiniCPMO:
         how an official checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`;
         ref_audio: a sound of the voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the
         conversation. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the answer early with
-        finish reason "cancelled". The oldest turns are left out, with a warning in the Reply, when the conversation
-        outgrows the context window.
+        finish reason "cancelled". schema: a JSON schema that the answer is held to, token by token (extra `serve`). The
+        oldest turns are left out, with a warning in the Reply, when the conversation outgrows the context window.
         Raises InputError for what cannot be read, ContextFullError when the last turn alone is too long.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -271,7 +274,7 @@ class MiniCPMO:
             raise OptionError("ref_audio has no effect: it is the voice in which an official checkpoint speaks its "
                               "answer; set generate_audio on one of those, or leave it out")
         call = _Call(tuple(as_messages(messages)), sampling, beams, limit, tuple(stop), transcript, allow_urls,
-                     cancel or threading.Event(), options, generate_audio, ref_audio)
+                     cancel or threading.Event(), options, generate_audio, ref_audio, self._constraint(schema, beams))
         events = self._answer(call)
         return events if stream else cast(Reply, deque(events, maxlen=1).pop())
 
@@ -288,6 +291,16 @@ class MiniCPMO:
             raise OptionError(f"num_beams is {count}, and beams know no min_p; leave it out, or set num_beams to 1")
         beams = BeamConfig(count, defaults.length_penalty, sampling if count > 1 else SamplingConfig())
         return sampling, beams, defaults.max_tokens if max_tokens is None else max_tokens
+
+    def _constraint(self, schema: Mapping[str, Any] | None, beams: BeamConfig) -> Constraint | None:
+        """A schema as what generation asks. Raises OptionError for one that cannot be used."""
+        from .runtime.constrain import Grammar, json_grammar
+
+        if schema is None:
+            return None
+        if beams.num_beams > 1:
+            raise OptionError(f"num_beams is {beams.num_beams}, and beams know no schema; set num_beams to 1")
+        return Grammar(self.parts.tokenizer_json, self.parts.eos_ids[0], json_grammar(schema))
 
     def chat_many(self, conversations: Sequence[Messages], *, max_tokens: int | None = None,
                   temperature: float | None = None, seed: int | None = None, num_beams: int | None = None,
@@ -389,7 +402,8 @@ class MiniCPMO:
         }
         if call.beams.num_beams > 1:
             return search(parts.engine, conversation.cache, step, parts.tokenizer, call.beams, **more)
-        return generate(parts.engine, conversation.cache, step, parts.tokenizer, sampling=call.sampling, **more)
+        return generate(parts.engine, conversation.cache, step, parts.tokenizer, sampling=call.sampling,
+                        constraint=call.constraint, **more)
 
     def _locked(self, events: Iterator[EventT]) -> Iterator[EventT]:
         """Each step under the lock, so that answers of several threads take turns."""
@@ -425,6 +439,11 @@ class MiniCPMO:
         """What is written beside every sound in order; a video with sound counts as one."""
         waveforms = (_sound_of(part) for message in messages for part in message.parts)
         return [self._written(waveform, by_recogniser) for waveform in waveforms if waveform is not None]
+
+    def written_down(self, waveform: np.ndarray) -> str | None:
+        """What stands beside a sound (N,) at 16 kHz in a prompt, remembered for the prompt itself; None where the model
+        hears without anybody writing down."""
+        return self._written(waveform, by_recogniser=True) if self.parts.has_recogniser else None
 
     def _written(self, waveform: np.ndarray, by_recogniser: bool) -> str | None:
         """Words of a waveform (N,) at 16 kHz by the recogniser or by own ears, remembered by content."""
@@ -548,6 +567,7 @@ class _Call:
     options: PromptOptions | None = None
     generate_audio: bool = False
     ref_audio: Source | None = None
+    constraint: Constraint | None = None
 
 
 def spoken(options: PromptOptions | None) -> PromptOptions | None:

@@ -133,6 +133,14 @@ class OfficialTokenizer:
         """Ids of the tokens beside the merged ones: what no plain text holds."""
         return frozenset(self._names)
 
+    def to_json(self) -> str:
+        """Everything as the `tokenizers` library writes it, with the added tokens marked as special."""
+        data = json.loads(self._backend.to_str())
+        data["added_tokens"] = [
+            {"id": token_id, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True} for token_id, name in sorted(self._names.items())]
+        return json.dumps(data, ensure_ascii=False)
+
     def id_of(self, token: str) -> int:
         """The id of one token by its string. Raises CheckpointError when the vocabulary lacks it."""
         token_id = self._find(token)

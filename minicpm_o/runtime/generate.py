@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import OptionError
 from .cache import KVCache
+from .constrain import Constraint
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
 from .sampling import SamplingConfig, sample
@@ -108,18 +109,19 @@ def generate(
     eos_ids: Collection[int] = (),
     banned_ids: Collection[int] = (),
     cancel: threading.Event | None = None,
+    constraint: Constraint | None = None,
 ) -> Iterator[Event]:
     """Answer token by token: TextDelta for every token, then one GenerationEnd.
 
     cache holds the prompt and `first` is the step that ended its prefill; the cache grows as tokens are decoded and
     stays usable when the iterator is dropped. banned_ids are never sampled (media markers). The repetition penalty
     counts the answer alone, so that words of the question may be used. cancel is looked at before every token.
-    Raises OptionError at once for options out of range.
+    constraint: a grammar that the answer is held to. Raises OptionError at once for options out of range.
     """
     words = checked_stop(max_tokens, stop)
     banned = np.fromiter(banned_ids, dtype=np.int64)
     return _generate(engine, cache, first, TextStream(tokenizer), StopFilter(words), sampling or SamplingConfig(),
-                     max_tokens, frozenset(eos_ids), banned, cancel or threading.Event())
+                     max_tokens, frozenset(eos_ids), banned, cancel or threading.Event(), constraint)
 
 
 def checked_stop(max_tokens: int, stop: Sequence[str]) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ def checked_stop(max_tokens: int, stop: Sequence[str]) -> tuple[str, ...]:
 
 def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream, stops: StopFilter,
               sampling: SamplingConfig, max_tokens: int, eos_ids: frozenset[int], banned: np.ndarray,
-              cancel: threading.Event) -> Iterator[Event]:
+              cancel: threading.Event, constraint: Constraint | None) -> Iterator[Event]:
     rng = sampling.rng()
     ids: list[int] = []
     pieces: list[str] = []
@@ -143,10 +145,13 @@ def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream,
         if cancel.is_set():
             reason = "cancelled"
             break
-        token_id = sample(without(step.logits, banned), ids, sampling, rng)
+        logits = without(step.logits, banned)
+        token_id = sample(logits if constraint is None else constraint.mask(logits), ids, sampling, rng)
         if token_id in eos_ids:
             reason = "stop"
             break
+        if constraint is not None:
+            constraint.accept(token_id)
         ids.append(token_id)
         text, stopped = stops.push(stream.push(token_id))
         pieces.append(text)

@@ -126,6 +126,12 @@ class OfficialParts(OpenedParts):
         return self._part("tokenizer", lambda: OfficialTokenizer.from_folder(self.networks.folder))
 
     @property
+    def tokenizer_json(self) -> str:
+        """As the `tokenizers` library writes it."""
+        tokenizer = self.tokenizer
+        return self._part("tokenizer_json", tokenizer.to_json)
+
+    @property
     def processor(self) -> OfficialProcessor:
         tokenizer = self.tokenizer
         return self._part("processor", lambda: OfficialProcessor(self.config, tokenizer))

@@ -123,6 +123,11 @@ class Parts(OpenedParts):
         return self._part("tokenizer", lambda: Tokenizer.from_file(self.bundle.path("tokenizer.json")))
 
     @property
+    def tokenizer_json(self) -> str:
+        """As the `tokenizers` library writes it."""
+        return self._part("tokenizer_json", lambda: self.bundle.path("tokenizer.json").read_text(encoding="utf-8"))
+
+    @property
     def processor(self) -> Processor:
         tokenizer = self.tokenizer
         return self._part("processor", lambda: Processor(self.config, tokenizer))

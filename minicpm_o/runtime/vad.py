@@ -71,12 +71,17 @@ class SpeechDetector:
     def probabilities(self, waveform: np.ndarray) -> np.ndarray:
         """waveform (N,) float32 -> probability of speech (ceil(N / 512),), one for every 32 ms."""
         windows = _windows(level(waveform))
-        state, rate = np.zeros(STATE_SHAPE, np.float32), np.array(AUDIO_RATE_HZ, np.int64)
+        state = np.zeros(STATE_SHAPE, np.float32)
         found = np.zeros(len(windows), np.float32)
         for i, window in enumerate(windows):
-            output, state = self.session.run(None, {"input": window[None], "state": state, "sr": rate})
-            found[i] = output[0, 0]
+            found[i], state = self.look(window, state)
         return found
+
+    def look(self, window: np.ndarray, state: np.ndarray) -> tuple[float, np.ndarray]:
+        """window (576,): 512 samples after the 64 before them -> probability of speech, and the state to go on with."""
+        rate = np.array(AUDIO_RATE_HZ, np.int64)
+        output, state = self.session.run(None, {"input": window[None], "state": state, "sr": rate})
+        return float(output[0, 0]), state
 
     def segments(self, waveform: np.ndarray) -> list[Segment]:
         """Stretches of speech in waveform (N,) float32, in order, none touching the next; [] where nobody speaks."""

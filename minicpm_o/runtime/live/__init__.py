@@ -1,0 +1,1 @@
+"""Live: what is seen and heard arrives while the answer is being given."""

@@ -1,0 +1,478 @@
+"""A live conversation in turns: sound and pictures come in while they happen, words and sound go out.
+
+    hear(samples)  -> SpeechStarted ... Work (the answer, begun in the first pause) ... SpeechStopped
+    Work.run()     -> Heard, TextPiece, AudioChunk ..., TurnEnded       (slow: on a thread of the caller's)
+    played(ms)     -> what the user has heard;  interrupt() -> the history keeps that alone
+
+`hear` is quick and safe to call while an answer is being computed. The answer is begun as soon as the user pauses, and
+held back until the pause is long enough (`Work.confirmed`); where the user goes on it is dropped. Works over anything
+that answers as `MiniCPMO` does. N samples at 16 kHz; times in ms from the session's first sample.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from ...errors import OptionError
+from ...inputs.messages import AudioPart, ImagePart, Message, Part, TextPart
+from ...inputs.sources import Source
+from ...rates import AUDIO_RATE_HZ
+from ..vad import SpeechDetector
+from . import gate as gates
+from .events import (
+    Heard,
+    Interrupted,
+    LiveEvent,
+    Speaking,
+    SpeechStarted,
+    SpeechStopped,
+    TextPiece,
+    TurnEnded,
+)
+from .gate import Gate, GateConfig
+from .rules import Rule, Watched, is_heard, is_yes, parse_rule, watched
+from .voice import Playback, Say, heard_text, played, sent, speak_along
+
+TAIL_MS = 160.0
+"""Kept behind the last speech of a turn: the ears hear its end better."""
+MAX_TURN_S = 60.0
+"""A longer turn is answered where it stands."""
+RULE_ANSWER_TOKENS = 3
+RULE_AGAIN = 2
+"""So many looks in a row must agree before a rule speaks, and disagree before it may speak again."""
+
+
+class LiveModel(Protocol):
+    """What a session asks of a model; `MiniCPMO` is one."""
+
+    def chat(self, messages: Any, **options: Any) -> Any: ...
+
+    def written_down(self, waveform: np.ndarray) -> str | None: ...
+
+    def speak_stream(self, text: str, voice: Any = None, speed: float = 1.0) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """How a session listens and answers."""
+
+    gate: GateConfig = field(default_factory=GateConfig)
+    instructions: str = ""
+    voice: Source | None = None
+    speed: float = 1.0
+    speaks: bool = True
+    max_tokens: int = 256
+    temperature: float | None = None
+    seed: int | None = None
+    answers: bool = True
+    """Answer when a turn ends; off leaves that to `respond`."""
+    barge_in: bool = True
+    """Speech of the user ends the answer that is being played."""
+    rules: bool = True
+    """Requests to speak up later are kept as rules."""
+    keep_turns: int = 16
+    """Turns of the history that are kept; beyond them the oldest half is forgotten."""
+
+    def __post_init__(self) -> None:
+        if self.keep_turns < 2:
+            raise OptionError(f"keep_turns is {self.keep_turns}; it must be 2 or more")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message of the history, by a name of its own."""
+
+    id: str
+    message: Message
+
+
+@dataclass(eq=False)
+class Work:
+    """An answer to be computed. `run` is slow; `cancel` ends it at its next word."""
+
+    run: Callable[[], Iterator[LiveEvent]]
+    kind: Literal["turn", "rule", "asked"] = "turn"
+    turn: Entry | None = None
+    """What the user said, added to the history when the work is confirmed."""
+    answer_id: str = ""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    confirmed: threading.Event = field(default_factory=threading.Event)
+    """Whether the turn has really ended; until then nothing of it may be shown."""
+    playback: Playback = field(default_factory=Playback)
+    first_audio_at: float | None = None
+    """`time.monotonic()` when the first sound was taken; the clock of players that tell nothing."""
+    text: str = ""
+    is_done: bool = False
+    is_committed: bool = False
+
+
+SessionEvent: TypeAlias = "LiveEvent | Work"
+
+
+class LiveSession:
+    """One user's conversation. `hear`, `see`, `played` and `interrupt` are quick; a `Work` is run by the caller."""
+
+    def __init__(self, model: LiveModel, detector: SpeechDetector, config: LiveConfig | None = None) -> None:
+        self.model = model
+        self.detector = detector
+        self.config = config or LiveConfig()
+        self.entries: list[Entry] = []
+        self.rules: list[Rule] = []
+        self.current: Work | None = None
+        """The latest answer, until the next one begins."""
+        self._gate = Gate()
+        self._sound: list[np.ndarray] = []
+        self._sound_start = 0
+        """Samples before those that are kept."""
+        self._samples = 0
+        self._began_ms: float | None = None
+        self._picture: Source | None = None
+        self._watched: dict[str, Watched] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def now_ms(self) -> float:
+        return 1000 * self._samples / AUDIO_RATE_HZ
+
+    # --- what comes in ---------------------------------------------------------------------------------------------
+
+    def hear(self, waveform: np.ndarray) -> list[SessionEvent]:
+        """More of what the microphone hears, (N,) float32 in [-1, 1] at 16 kHz, any N."""
+        with self._lock:
+            self._sound.append(np.asarray(waveform, np.float32))
+            self._samples += len(waveform)
+            found, self._gate = gates.listen(self.detector, self._gate, waveform, self.config.gate)
+            events = [event for item in found for event in self._react(item)]
+            if self._began_ms is not None and self.now_ms - self._began_ms > 1000 * MAX_TURN_S:
+                events += self._end_turn(self.now_ms)
+            elif self._began_ms is None:
+                self._forget_before(self.now_ms - self.config.gate.prefix_ms - 1000)
+            return events
+
+    def see(self, picture: Source) -> None:
+        """The newest picture of the camera; a turn is answered with the one that was newest when it ended."""
+        with self._lock:
+            self._picture = picture
+
+    def read(self, text: str) -> list[SessionEvent]:
+        """Words that were typed: a turn of its own, which ends an answer that is being given."""
+        with self._lock:
+            stopped = self.interrupt()
+            entry = self.add(Message("user", (*self._pictures(), TextPart(text))))
+            return [*([stopped] if stopped else []), self.respond(entry)]
+
+    def commit(self) -> Entry | None:
+        """The sound so far as a turn of the user's, for callers who end turns themselves; None when there is none."""
+        with self._lock:
+            start_ms = self._began_ms if self._began_ms is not None else 1000 * self._sound_start / AUDIO_RATE_HZ
+            waveform = self._cut(start_ms, self.now_ms)
+            self.clear()
+            return self.add(self._message(waveform)) if len(waveform) else None
+
+    def clear(self) -> None:
+        """Forget the sound that is no turn yet."""
+        with self._lock:
+            self._forget_before(self.now_ms)
+            self._began_ms = None
+            self._gate = replace(self._gate, phase="quiet", loud_windows=0)
+
+    # --- the history -----------------------------------------------------------------------------------------------
+
+    def add(self, message: Message, entry_id: str | None = None) -> Entry:
+        """A message at the end of the history."""
+        with self._lock:
+            entry = Entry(entry_id or new_id("item"), message)
+            self.entries.append(entry)
+            self._keep_within()
+            return entry
+
+    def remove(self, entry_id: str) -> bool:
+        """Forget a message; whether there was one."""
+        with self._lock:
+            before = len(self.entries)
+            self.entries = [entry for entry in self.entries if entry.id != entry_id]
+            return len(self.entries) < before
+
+    def _keep_within(self) -> None:
+        """Past `keep_turns` turns, forget the oldest half at once: the cache of the rest is made anew that seldom."""
+        users = [place for place, entry in enumerate(self.entries) if entry.message.role == "user"]
+        if len(users) > self.config.keep_turns:
+            self.entries = self.entries[users[len(users) // 2] :]
+
+    # --- what goes out ---------------------------------------------------------------------------------------------
+
+    def respond(self, turn: Entry | None = None, config: LiveConfig | None = None) -> Work:
+        """An answer to the history as it stands; the caller runs it. turn: its last entry, where that is the user's."""
+        work = self._answer(None, "asked", config)
+        work.confirmed.set()
+        return work
+
+    def tick(self) -> list[SessionEvent]:
+        """Once per unit: the rules about what is seen, as work; nothing while an answer is given."""
+        with self._lock:
+            rules = [rule for rule in self.rules if rule.sense == "see"]
+            if not rules or self._picture is None or self.is_busy or self._began_ms is not None:
+                return []
+            picture = self._picture
+            return [self._new_work("rule", lambda work: self._watch(work, rules, picture))]
+
+    def played(self, ms: float) -> None:
+        """The player is `ms` into the sound of the current answer."""
+        with self._lock:
+            if self.current is not None:
+                self.current.playback = played(self.current.playback, ms)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is being computed or played."""
+        work = self.current
+        return work is not None and not work.cancel.is_set() and (not work.is_done or not self._is_played(work))
+
+    def interrupt(self) -> Interrupted | None:
+        """End the current answer; the history keeps what was heard of it. None where nothing is being said."""
+        with self._lock:
+            work = self.current
+            if work is None or not self.is_busy:
+                return None
+            work.playback = played(work.playback, self._played_ms(work))
+            work.cancel.set()
+            kept = heard_text(work.playback) if self.config.speaks and work.kind != "rule" else work.text
+            self._rewrite(work, kept)
+            return Interrupted(work.playback.played_ms, kept)
+
+    def truncate(self, entry_id: str, played_ms: float) -> str | None:
+        """Keep of an answer what was played until `played_ms`; the text that is left, None for no such answer."""
+        with self._lock:
+            work = self.current
+            if work is None or work.answer_id != entry_id:
+                return None
+            work.playback = replace(work.playback, played_ms=min(played_ms, work.playback.sent_ms))
+            kept = heard_text(work.playback)
+            self._rewrite(work, kept)
+            return kept
+
+    # --- turns -----------------------------------------------------------------------------------------------------
+
+    def _react(self, event: gates.GateEvent) -> list[SessionEvent]:
+        """What the gate noticed to what the session does."""
+        if isinstance(event, gates.SpeechBegan):
+            self._began_ms = event.at_ms
+            stopped = self.interrupt() if self.config.barge_in else None
+            return [SpeechStarted(event.at_ms), *([stopped] if stopped else [])]
+        if isinstance(event, gates.SpeechWentOn):
+            self._drop_early()
+            return []
+        if self._began_ms is None:
+            return []
+        if isinstance(event, gates.SpeechPaused):
+            return self._begin_early(event.at_ms)
+        return self._end_turn(event.at_ms)
+
+    def _begin_early(self, at_ms: float) -> list[SessionEvent]:
+        """Begin the answer in a pause, in case that the turn has ended; not while another one is playing."""
+        if not self.config.answers or self.is_busy:
+            return []
+        return [self._answer(self._turn(at_ms), "turn")]
+
+    def _drop_early(self) -> None:
+        work = self.current
+        if work is not None and not work.confirmed.is_set() and work.kind == "turn":
+            work.cancel.set()
+            self.current = None
+
+    def _end_turn(self, at_ms: float) -> list[SessionEvent]:
+        events: list[SessionEvent] = [SpeechStopped(at_ms)]
+        early = self.current if self.current and not self.current.confirmed.is_set() else None
+        if early is None or early.kind != "turn":
+            turn = self._turn(at_ms)
+            early = self._answer(turn, "turn") if self.config.answers else None
+            if early is not None:
+                events.append(early)
+            else:
+                self.entries.append(turn)
+        self._began_ms = None
+        self._forget_before(at_ms)
+        if early is not None:
+            self._confirm(early)
+        return events
+
+    def _turn(self, at_ms: float) -> Entry:
+        start_ms = (self._began_ms or 0.0) - self.config.gate.prefix_ms
+        return Entry(new_id("item"), self._message(self._cut(start_ms, at_ms + TAIL_MS)))
+
+    def _message(self, waveform: np.ndarray) -> Message:
+        return Message("user", (*self._pictures(), AudioPart(waveform, AUDIO_RATE_HZ)))
+
+    def _pictures(self) -> tuple[Part, ...]:
+        return () if self._picture is None else (ImagePart(self._picture),)
+
+    def _confirm(self, work: Work) -> None:
+        """The turn has ended: its words join the history, and the answer's if they are there already."""
+        if work.turn is not None:
+            self.add(work.turn.message, work.turn.id)
+        work.confirmed.set()
+        if work.is_done:
+            self._commit(work)
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def _answer(self, turn: Entry | None, kind: Literal["turn", "asked"], config: LiveConfig | None = None) -> Work:
+        messages = [entry.message for entry in self.entries] + ([turn.message] if turn else [])
+        settled = config or self.config
+        return self._new_work(kind, lambda work: self._run(work, messages, settled), turn)
+
+    def _new_work(self, kind: Literal["turn", "rule", "asked"], run: Callable[[Work], Iterator[LiveEvent]],
+                  turn: Entry | None = None) -> Work:
+        work = Work(lambda: run(work), kind, turn, new_id("item"))
+        if kind != "rule":
+            self.current = work
+        return work
+
+    def _run(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
+        """The answer's words and sound."""
+        said = self._written(messages[-1]) if messages else None
+        if said is not None:
+            yield Heard(said)
+            if not said.strip():  # a cough, a door: nobody said anything
+                yield from self._end(work, "", "nothing_said")
+                return
+        rule = parse_rule(said or _words(messages[-1])) if config.rules and messages else None
+        if rule is not None:
+            self.rules.append(rule)
+            yield from self._voiced(work, iter([rule.promise]), config)
+            yield from self._end(work, rule.promise, "stop")
+            return
+        yield from self._heard_rules(work, said, config)
+        yield from self._chat(work, messages, config)
+
+    def _chat(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
+        system = [Message("system", (TextPart(config.instructions),))] if config.instructions.strip() else []
+        replies: list[Any] = []
+        events = self.model.chat([*system, *messages], stream=True, max_tokens=config.max_tokens,
+                                 temperature=config.temperature, seed=config.seed, cancel=work.cancel)
+        yield from self._voiced(work, _texts(events, replies), config)
+        reply = replies[-1]
+        yield from self._end(work, reply.text, reply.finish_reason, reply.usage, reply.warnings)
+
+    def _voiced(self, work: Work, texts: Iterator[str], config: LiveConfig) -> Iterator[LiveEvent]:
+        """Words and sound until the work is cancelled; what was sent is noted for `Playback`."""
+        def say(clause: str) -> Iterator[Any]:
+            return iter(self.model.speak_stream(clause, voice=config.voice, speed=config.speed))
+
+        sayer: Say | None = say if config.speaks else None
+        for event in speak_along(texts, sayer):
+            if work.cancel.is_set():
+                return
+            with self._lock:
+                if isinstance(event, TextPiece):
+                    work.text += event.text
+                else:
+                    work.playback = sent(work.playback, event)
+                    work.first_audio_at = work.first_audio_at or time.monotonic()
+            yield event
+
+    def _end(self, work: Work, text: str, reason: str, usage: Any = None,
+             warnings: tuple[str, ...] = ()) -> Iterator[LiveEvent]:
+        with self._lock:
+            if work.cancel.is_set():
+                reason = "interrupted"
+            else:
+                work.text, work.is_done = text, True
+                if work.confirmed.is_set():
+                    self._commit(work)
+        yield TurnEnded(text, reason, usage, warnings)
+
+    def _commit(self, work: Work) -> None:
+        if not work.is_committed and work.text.strip() and not work.cancel.is_set():
+            self.add(Message("assistant", (TextPart(work.text),)), work.answer_id)
+        work.is_committed = True
+
+    def _rewrite(self, work: Work, kept: str) -> None:
+        """What the history holds of an answer that was cut short; nothing where nothing was heard of it."""
+        self.remove(work.answer_id)
+        if kept.strip():
+            self.add(Message("assistant", (TextPart(kept),)), work.answer_id)
+        work.is_committed = work.is_done = True
+
+    def _played_ms(self, work: Work) -> float:
+        """As told by the player, else by the clock since the first sound."""
+        if work.playback.played_ms or work.first_audio_at is None:
+            return work.playback.played_ms
+        return 1000 * (time.monotonic() - work.first_audio_at)
+
+    def _is_played(self, work: Work) -> bool:
+        return not work.playback.sent or played(work.playback, self._played_ms(work)).is_over
+
+    def _written(self, message: Message) -> str | None:
+        """The words of a message's sound; None where it has none, or where the model writes none down."""
+        sounds = [part for part in message.parts if isinstance(part, AudioPart)]
+        return self.model.written_down(np.asarray(sounds[-1].source)) if sounds else None
+
+    # --- rules -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, work: Work, rules: Sequence[Rule], picture: Source) -> Iterator[LiveEvent]:
+        """Look once for every rule; those that hold speak, once until they have ceased to hold."""
+        for rule in rules:
+            if work.cancel.is_set():
+                return
+            turn = Message("user", (ImagePart(picture), TextPart(rule.question)))
+            holds = is_yes(self.model.chat([turn], max_tokens=RULE_ANSWER_TOKENS, temperature=0.0).text)
+            speaks, state = watched(self._watched.get(rule.asked, Watched()), holds, RULE_AGAIN)
+            if not speaks or not self.is_busy:  # what would be said into an answer is said after it
+                self._watched[rule.asked] = state
+            if speaks and not self.is_busy:
+                yield from self._proactive(rule)
+
+    def _heard_rules(self, work: Work, said: str | None, config: LiveConfig) -> Iterator[LiveEvent]:
+        for rule in self.rules if said else ():
+            if rule.sense == "hear" and is_heard(rule, said or ""):
+                yield Speaking("rule", rule.asked)
+                yield from self._voiced(work, iter([rule.say + " "]), config)
+
+    def _proactive(self, rule: Rule) -> Iterator[LiveEvent]:
+        """Speak unasked."""
+        work = self._new_work("asked", lambda _: iter(()))
+        work.confirmed.set()
+        yield Speaking("rule", rule.asked)
+        yield from self._voiced(work, iter([rule.say]), self.config)
+        yield from self._end(work, rule.say, "stop")
+
+    # --- sound -----------------------------------------------------------------------------------------------------
+
+    def _cut(self, start_ms: float, stop_ms: float) -> np.ndarray:
+        """Samples of a stretch of time, as far as they are kept."""
+        whole = np.concatenate(self._sound) if self._sound else np.zeros(0, np.float32)
+        self._sound = [whole]
+        start, stop = (max(0, round(ms * AUDIO_RATE_HZ / 1000) - self._sound_start) for ms in (start_ms, stop_ms))
+        cut: np.ndarray = whole[start:stop].copy()
+        return cut
+
+    def _forget_before(self, ms: float) -> None:
+        keep_from = round(max(0.0, ms) * AUDIO_RATE_HZ / 1000)
+        while self._sound and self._sound_start + len(self._sound[0]) <= keep_from:
+            self._sound_start += len(self._sound.pop(0))
+
+
+def _texts(events: Iterator[Any], replies: list[Any]) -> Iterator[str]:
+    """The words of a streamed chat; its reply, the last event, is put into `replies`."""
+    for event in events:
+        if hasattr(event, "finish_reason"):
+            replies.append(event)
+        else:
+            yield event.text
+
+
+def _words(message: Message) -> str:
+    return " ".join(part.text for part in message.parts if isinstance(part, TextPart))
+
+
+def new_id(kind: str) -> str:
+    """A name that no other thing has."""
+    return f"{kind}_{uuid.uuid4().hex[:20]}"
