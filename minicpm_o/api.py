@@ -217,7 +217,7 @@ class MiniCPMO:
              num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
              generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...,
-             schema: Mapping[str, Any] | None = ...) -> Reply: ...
+             form: Mapping[str, Any] | str | None = ...) -> Reply: ...
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int | None = ...,
@@ -226,7 +226,8 @@ class MiniCPMO:
              num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
              generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ...,
-             cancel: threading.Event | None = ...) -> Iterator[Event]: ...
+             cancel: threading.Event | None = ...,
+             form: Mapping[str, Any] | str | None = ...) -> Iterator[Event]: ...
 
     def chat(
         self,
@@ -248,7 +249,7 @@ class MiniCPMO:
         transcript: bool = True,
         allow_urls: bool = False,
         cancel: threading.Event | None = None,
-        schema: Mapping[str, Any] | None = None,
+        form: Mapping[str, Any] | str | None = None,
     ) -> Reply | Iterator[Event]:
         """Answer the last turn of a conversation.
 
@@ -261,8 +262,9 @@ class MiniCPMO:
         how an official checkpoint's prompt is laid out. generate_audio: speak the answer too, `Reply.speech`;
         ref_audio: a sound of the voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the
         conversation. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the answer early with
-        finish reason "cancelled". schema: a JSON schema that the answer is held to, token by token (extra `serve`). The
-        oldest turns are left out, with a warning in the Reply, when the conversation outgrows the context window.
+        finish reason "cancelled". form: a JSON schema, or a Lark grammar as text, that the answer is held to, token by
+        token (extra `serve`). The oldest turns are left out, with a warning in the Reply, when the conversation
+        outgrows the context window.
         Raises InputError for what cannot be read, ContextFullError when the last turn alone is too long.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -274,7 +276,7 @@ class MiniCPMO:
             raise OptionError("ref_audio has no effect: it is the voice in which an official checkpoint speaks its "
                               "answer; set generate_audio on one of those, or leave it out")
         call = _Call(tuple(as_messages(messages)), sampling, beams, limit, tuple(stop), transcript, allow_urls,
-                     cancel or threading.Event(), options, generate_audio, ref_audio, self._constraint(schema, beams))
+                     cancel or threading.Event(), options, generate_audio, ref_audio, self._constraint(form, beams))
         events = self._answer(call)
         return events if stream else cast(Reply, deque(events, maxlen=1).pop())
 
@@ -292,15 +294,16 @@ class MiniCPMO:
         beams = BeamConfig(count, defaults.length_penalty, sampling if count > 1 else SamplingConfig())
         return sampling, beams, defaults.max_tokens if max_tokens is None else max_tokens
 
-    def _constraint(self, schema: Mapping[str, Any] | None, beams: BeamConfig) -> Constraint | None:
-        """A schema as what generation asks. Raises OptionError for one that cannot be used."""
-        from .runtime.constrain import Grammar, json_grammar
+    def _constraint(self, form: Mapping[str, Any] | str | None, beams: BeamConfig) -> Constraint | None:
+        """A form as what generation asks. Raises OptionError for one that cannot be used."""
+        from .runtime.constrain import Grammar, json_grammar, lark_grammar
 
-        if schema is None:
+        if form is None:
             return None
         if beams.num_beams > 1:
-            raise OptionError(f"num_beams is {beams.num_beams}, and beams know no schema; set num_beams to 1")
-        return Grammar(self.parts.tokenizer_json, self.parts.eos_ids[0], json_grammar(schema))
+            raise OptionError(f"num_beams is {beams.num_beams}, and beams know no form; set num_beams to 1")
+        grammar = lark_grammar(form) if isinstance(form, str) else json_grammar(form)
+        return Grammar(self.parts.tokenizer_json, self.parts.eos_ids[0], grammar)
 
     def chat_many(self, conversations: Sequence[Messages], *, max_tokens: int | None = None,
                   temperature: float | None = None, seed: int | None = None, num_beams: int | None = None,

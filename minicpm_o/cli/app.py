@@ -10,6 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import MiniCPMOError
+from . import live
 from .options import (
     MEDIA_ORDER,
     ContextOption,
@@ -50,6 +51,7 @@ evaluate = typer.Typer(name="eval", rich_markup_mode=None, help="Score a model o
 app.add_typer(evaluate)
 data = typer.Typer(name="data", rich_markup_mode=None, help="Look at what a model is trained on.")
 app.add_typer(data)
+app.command()(live.serve)
 
 UsageError: type[Exception] = typer.BadParameter.__base__ or Exception
 """What the command line raises for wrong options: typer shows only its child."""

@@ -45,6 +45,8 @@ CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg
 EXACT_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 """Containers whose header states the length. For the others FFmpeg estimates it, which proves nothing missing."""
 
+UNSTATED_FRAMES = 1 << 60
+"""libsndfile says more than this of a FLAC stream whose header leaves its length open, and cannot read it."""
 _WRITE_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"),
                   ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III")}
 
@@ -157,10 +159,13 @@ def _load_file(file: BinaryIO, name: str, max_seconds: float) -> np.ndarray:
         file.seek(0)
         return _load_container(file, name, max_seconds)
     with sound:
-        _check_seconds(sound.frames / sound.samplerate, name, max_seconds)
-        is_exact = sound.format in ("FLAC", "WAV", "WAVEX") or states_length
-        promised_s = sound.frames / sound.samplerate if is_exact else None
-        return _finish(_sound_blocks(sound, name), sound.samplerate, name, max_seconds, promised_s)
+        if sound.frames < UNSTATED_FRAMES:
+            _check_seconds(sound.frames / sound.samplerate, name, max_seconds)
+            is_exact = sound.format in ("FLAC", "WAV", "WAVEX") or states_length
+            promised_s = sound.frames / sound.samplerate if is_exact else None
+            return _finish(_sound_blocks(sound, name), sound.samplerate, name, max_seconds, promised_s)
+    file.seek(0)
+    return _load_container(file, name, max_seconds)
 
 
 def _sound_blocks(sound: Any, name: str) -> Iterator[np.ndarray]:

@@ -63,6 +63,12 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
     return text
 
 
+def lark_grammar(text: str) -> str:
+    """A Lark grammar, which may hold `%json {...}`, as llguidance reads it."""
+    grammar: str = _guidance().LLMatcher.grammar_from_lark(text)
+    return grammar
+
+
 @lru_cache(maxsize=4)
 def _tokenizer(tokenizer_json: str, eos_id: int) -> tuple[Any, Any]:
     guidance = _guidance()

@@ -16,6 +16,8 @@ class SpeechStarted:
     """The user began to speak."""
 
     at_ms: float
+    turn_id: str = ""
+    """Name of the message that is being said."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class SpeechStopped:
     """The user's turn has ended; what was said goes to the model."""
 
     at_ms: float
+    turn_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class Speaking:
 @dataclass(frozen=True)
 class Heard:
     """What the user said, in writing."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Called:
+    """The answer is no words but the call of a function, as JSON."""
 
     text: str
 
@@ -90,5 +100,5 @@ class Interrupted:
     """The part of the answer that was heard, as the history keeps it."""
 
 
-LiveEvent: TypeAlias = ("SpeechStarted | SpeechStopped | Listening | Speaking | Heard | TextPiece | AudioChunk | "
-                        "TurnEnded | Interrupted")
+LiveEvent: TypeAlias = ("SpeechStarted | SpeechStopped | Listening | Speaking | Heard | Called | TextPiece | "
+                        "AudioChunk | TurnEnded | Interrupted")

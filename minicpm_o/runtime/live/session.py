@@ -14,8 +14,10 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -27,6 +29,7 @@ from ...rates import AUDIO_RATE_HZ
 from ..vad import SpeechDetector
 from . import gate as gates
 from .events import (
+    Called,
     Heard,
     Interrupted,
     LiveEvent,
@@ -38,12 +41,15 @@ from .events import (
 )
 from .gate import Gate, GateConfig
 from .rules import Rule, Watched, is_heard, is_yes, parse_rule, watched
-from .voice import Playback, Say, heard_text, played, sent, speak_along
+from .voice import Playback, Say, heard_text, played, sent, speak_along, words_of
 
+MIB = 1 << 20
 TAIL_MS = 160.0
 """Kept behind the last speech of a turn: the ears hear its end better."""
 MAX_TURN_S = 60.0
 """A longer turn is answered where it stands."""
+KEPT_ANSWERS = 4
+"""Answers whose playback is remembered, so that they can still be cut to what was heard."""
 RULE_ANSWER_TOKENS = 3
 RULE_AGAIN = 2
 """So many looks in a row must agree before a rule speaks, and disagree before it may speak again."""
@@ -52,11 +58,13 @@ RULE_AGAIN = 2
 class LiveModel(Protocol):
     """What a session asks of a model; `MiniCPMO` is one."""
 
-    def chat(self, messages: Any, **options: Any) -> Any: ...
+    @property
+    def chat(self) -> Callable[..., Any]: ...
+
+    @property
+    def speak_stream(self) -> Callable[..., Any]: ...
 
     def written_down(self, waveform: np.ndarray) -> str | None: ...
-
-    def speak_stream(self, text: str, voice: Any = None, speed: float = 1.0) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class LiveConfig:
     max_tokens: int = 256
     temperature: float | None = None
     seed: int | None = None
+    detects: bool = True
+    """Find turns in the sound; off leaves that to `commit`."""
     answers: bool = True
     """Answer when a turn ends; off leaves that to `respond`."""
     barge_in: bool = True
@@ -79,6 +89,10 @@ class LiveConfig:
     """Requests to speak up later are kept as rules."""
     keep_turns: int = 16
     """Turns of the history that are kept; beyond them the oldest half is forgotten."""
+    keep_mb: float = 256.0
+    """Of pictures and sounds in the history; beyond it the oldest half is forgotten too."""
+    form: Any = None
+    """A grammar for answers (`MiniCPMO.chat`) in which what begins with a brace calls a function."""
 
     def __post_init__(self) -> None:
         if self.keep_turns < 2:
@@ -101,6 +115,8 @@ class Work:
     kind: Literal["turn", "rule", "asked"] = "turn"
     turn: Entry | None = None
     """What the user said, added to the history when the work is confirmed."""
+    heard_id: str = ""
+    """The message whose sound is written down first."""
     answer_id: str = ""
     cancel: threading.Event = field(default_factory=threading.Event)
     confirmed: threading.Event = field(default_factory=threading.Event)
@@ -133,6 +149,9 @@ class LiveSession:
         """Samples before those that are kept."""
         self._samples = 0
         self._began_ms: float | None = None
+        self._turn_id = ""
+        self._tokens = 0
+        self._earlier: OrderedDict[str, Work] = OrderedDict()
         self._picture: Source | None = None
         self._watched: dict[str, Watched] = {}
         self._lock = threading.RLock()
@@ -141,6 +160,16 @@ class LiveSession:
     def now_ms(self) -> float:
         return 1000 * self._samples / AUDIO_RATE_HZ
 
+    @property
+    def num_cached(self) -> int:
+        """Tokens of the latest prompt and answer."""
+        return self._tokens
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that are kept and belong to no turn yet."""
+        return (self._samples - self._sound_start) / AUDIO_RATE_HZ
+
     # --- what comes in ---------------------------------------------------------------------------------------------
 
     def hear(self, waveform: np.ndarray) -> list[SessionEvent]:
@@ -148,6 +177,8 @@ class LiveSession:
         with self._lock:
             self._sound.append(np.asarray(waveform, np.float32))
             self._samples += len(waveform)
+            if not self.config.detects:
+                return []
             found, self._gate = gates.listen(self.detector, self._gate, waveform, self.config.gate)
             events = [event for item in found for event in self._react(item)]
             if self._began_ms is not None and self.now_ms - self._began_ms > 1000 * MAX_TURN_S:
@@ -165,8 +196,8 @@ class LiveSession:
         """Words that were typed: a turn of its own, which ends an answer that is being given."""
         with self._lock:
             stopped = self.interrupt()
-            entry = self.add(Message("user", (*self._pictures(), TextPart(text))))
-            return [*([stopped] if stopped else []), self.respond(entry)]
+            self.add(Message("user", (*self._pictures(), TextPart(text))))
+            return [*([stopped] if stopped else []), self.respond()]
 
     def commit(self) -> Entry | None:
         """The sound so far as a turn of the user's, for callers who end turns themselves; None when there is none."""
@@ -203,13 +234,14 @@ class LiveSession:
     def _keep_within(self) -> None:
         """Past `keep_turns` turns, forget the oldest half at once: the cache of the rest is made anew that seldom."""
         users = [place for place, entry in enumerate(self.entries) if entry.message.role == "user"]
-        if len(users) > self.config.keep_turns:
+        is_large = sum(map(_nbytes, self.entries)) > self.config.keep_mb * MIB
+        if len(users) > self.config.keep_turns or (is_large and len(users) > 1):
             self.entries = self.entries[users[len(users) // 2] :]
 
     # --- what goes out ---------------------------------------------------------------------------------------------
 
-    def respond(self, turn: Entry | None = None, config: LiveConfig | None = None) -> Work:
-        """An answer to the history as it stands; the caller runs it. turn: its last entry, where that is the user's."""
+    def respond(self, config: LiveConfig | None = None) -> Work:
+        """An answer to the history as it stands, perhaps given another way; the caller runs it."""
         work = self._answer(None, "asked", config)
         work.confirmed.set()
         return work
@@ -250,8 +282,8 @@ class LiveSession:
     def truncate(self, entry_id: str, played_ms: float) -> str | None:
         """Keep of an answer what was played until `played_ms`; the text that is left, None for no such answer."""
         with self._lock:
-            work = self.current
-            if work is None or work.answer_id != entry_id:
+            work = self._earlier.get(entry_id)
+            if work is None:
                 return None
             work.playback = replace(work.playback, played_ms=min(played_ms, work.playback.sent_ms))
             kept = heard_text(work.playback)
@@ -263,9 +295,9 @@ class LiveSession:
     def _react(self, event: gates.GateEvent) -> list[SessionEvent]:
         """What the gate noticed to what the session does."""
         if isinstance(event, gates.SpeechBegan):
-            self._began_ms = event.at_ms
+            self._began_ms, self._turn_id = event.at_ms, new_id("item")
             stopped = self.interrupt() if self.config.barge_in else None
-            return [SpeechStarted(event.at_ms), *([stopped] if stopped else [])]
+            return [SpeechStarted(event.at_ms, self._turn_id), *([stopped] if stopped else [])]
         if isinstance(event, gates.SpeechWentOn):
             self._drop_early()
             return []
@@ -288,7 +320,7 @@ class LiveSession:
             self.current = None
 
     def _end_turn(self, at_ms: float) -> list[SessionEvent]:
-        events: list[SessionEvent] = [SpeechStopped(at_ms)]
+        events: list[SessionEvent] = [SpeechStopped(at_ms, self._turn_id)]
         early = self.current if self.current and not self.current.confirmed.is_set() else None
         if early is None or early.kind != "turn":
             turn = self._turn(at_ms)
@@ -305,7 +337,7 @@ class LiveSession:
 
     def _turn(self, at_ms: float) -> Entry:
         start_ms = (self._began_ms or 0.0) - self.config.gate.prefix_ms
-        return Entry(new_id("item"), self._message(self._cut(start_ms, at_ms + TAIL_MS)))
+        return Entry(self._turn_id, self._message(self._cut(start_ms, at_ms + TAIL_MS)))
 
     def _message(self, waveform: np.ndarray) -> Message:
         return Message("user", (*self._pictures(), AudioPart(waveform, AUDIO_RATE_HZ)))
@@ -324,15 +356,19 @@ class LiveSession:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _answer(self, turn: Entry | None, kind: Literal["turn", "asked"], config: LiveConfig | None = None) -> Work:
-        messages = [entry.message for entry in self.entries] + ([turn.message] if turn else [])
-        settled = config or self.config
-        return self._new_work(kind, lambda work: self._run(work, messages, settled), turn)
+        entries = [*self.entries, *([turn] if turn else [])]
+        messages, settled = [entry.message for entry in entries], config or self.config
+        work = self._new_work(kind, lambda work: self._run(work, messages, settled), turn)
+        work.heard_id = entries[-1].id if entries else ""
+        return work
 
     def _new_work(self, kind: Literal["turn", "rule", "asked"], run: Callable[[Work], Iterator[LiveEvent]],
                   turn: Entry | None = None) -> Work:
         work = Work(lambda: run(work), kind, turn, new_id("item"))
         if kind != "rule":
-            self.current = work
+            self.current = self._earlier[work.answer_id] = work
+            while len(self._earlier) > KEPT_ANSWERS:
+                self._earlier.popitem(last=False)
         return work
 
     def _run(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
@@ -356,9 +392,16 @@ class LiveSession:
         system = [Message("system", (TextPart(config.instructions),))] if config.instructions.strip() else []
         replies: list[Any] = []
         events = self.model.chat([*system, *messages], stream=True, max_tokens=config.max_tokens,
-                                 temperature=config.temperature, seed=config.seed, cancel=work.cancel)
-        yield from self._voiced(work, _texts(events, replies), config)
+                                 temperature=config.temperature, seed=config.seed, cancel=work.cancel,
+                                 form=config.form)
+        words = words_of(events, replies)
+        first = next((word for word in words if word.strip()), "")
+        if config.form is not None and first.lstrip().startswith("{"):
+            yield Called(first + "".join(words))
+        else:
+            yield from self._voiced(work, chain([first], words), config)
         reply = replies[-1]
+        self._tokens = reply.usage.prompt + reply.usage.output
         yield from self._end(work, reply.text, reply.finish_reason, reply.usage, reply.warnings)
 
     def _voiced(self, work: Work, texts: Iterator[str], config: LiveConfig) -> Iterator[LiveEvent]:
@@ -406,6 +449,10 @@ class LiveSession:
         if work.playback.played_ms or work.first_audio_at is None:
             return work.playback.played_ms
         return 1000 * (time.monotonic() - work.first_audio_at)
+
+    def lead_s(self, work: Work) -> float:
+        """Seconds of sound that a player of an answer still has ahead; 0 before the first."""
+        return max(0.0, work.playback.sent_ms - self._played_ms(work)) / 1000
 
     def _is_played(self, work: Work) -> bool:
         return not work.playback.sent or played(work.playback, self._played_ms(work)).is_over
@@ -460,13 +507,17 @@ class LiveSession:
             self._sound_start += len(self._sound.pop(0))
 
 
-def _texts(events: Iterator[Any], replies: list[Any]) -> Iterator[str]:
-    """The words of a streamed chat; its reply, the last event, is put into `replies`."""
-    for event in events:
-        if hasattr(event, "finish_reason"):
-            replies.append(event)
-        else:
-            yield event.text
+def _nbytes(entry: Entry) -> int:
+    """Memory of a message's media, as far as it can be told."""
+    sources = [part.source for part in entry.message.parts if not isinstance(part, TextPart)]
+    return sum(_source_bytes(source) for source in sources)
+
+
+def _source_bytes(source: Any) -> int:
+    if isinstance(source, np.ndarray):
+        return int(source.nbytes)
+    size = getattr(source, "size", None)  # of a PIL picture: width and height
+    return 3 * size[0] * size[1] if isinstance(size, tuple) else len(source) if isinstance(source, bytes) else 0
 
 
 def _words(message: Message) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...errors import OptionError
 from . import clauses
@@ -46,6 +46,15 @@ def _spoken(clause: str, say: Say | None) -> Iterator[AudioChunk]:
         return
     for place, piece in enumerate(pieces):
         yield AudioChunk(piece.waveform, piece.rate_hz, clause if place == 0 else "")
+
+
+def words_of(events: Iterable[Any], replies: list[Any]) -> Iterator[str]:
+    """The words of a streamed chat; its reply, the last event, is put into `replies`."""
+    for event in events:
+        if hasattr(event, "finish_reason"):
+            replies.append(event)
+        else:
+            yield event.text
 
 
 @dataclass(frozen=True)

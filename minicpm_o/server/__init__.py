@@ -1,0 +1,1 @@
+"""OpenAI's API, live sessions and the page over one shared model (extra `serve`)."""
