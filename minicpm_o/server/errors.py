@@ -19,10 +19,12 @@ class ApiError(Exception):
     """A refusal with its status and its place in the request."""
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None,
-                 headers: dict[str, str] | None = None) -> None:
+                 headers: dict[str, str] | None = None, **details: Any) -> None:
+        """details: numbers that clients need, beside the words."""
         super().__init__(message)
         self.message, self.status, self.param, self.code = message, status, param, code
         self.headers = headers or {}
+        self.details = details
 
     @property
     def type(self) -> str:
@@ -31,7 +33,7 @@ class ApiError(Exception):
 
     def body(self, event_id: str | None = None) -> dict[str, Any]:
         """The object under "error"; event_id is for sockets."""
-        body = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        body = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.details}
         return body if event_id is None else {**body, "event_id": event_id}
 
 

@@ -43,6 +43,8 @@ router = APIRouter()
 
 TICK_S = 1.0
 """How often rules are checked, idle turns noticed and idle sessions closed."""
+LINE_TOLD_S = 2.0
+"""How often a client that waits in line is told so."""
 LONG_APPEND_S = 1.0
 """More sound than this in one event is looked at on another thread."""
 
@@ -89,7 +91,7 @@ class RealtimeSession:
         self._writers: dict[Work, ResponseWriter] = {}
         self._metadata: dict[Work, dict[str, Any]] = {}
         self._resampler: Any = None
-        self._quiet_since_s = asyncio.get_running_loop().time()
+        self._told_line_s = -LINE_TOLD_S
         self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {
             "session.update": self._update, "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit, "input_audio_buffer.clear": self._clear,
@@ -155,6 +157,8 @@ class RealtimeSession:
     # --- sound and pictures ----------------------------------------------------------------------------------------
 
     async def _append(self, event: dict[str, Any]) -> None:
+        if not self.state.slots.take(self) and asyncio.get_running_loop().time() < self._told_line_s + LINE_TOLD_S:
+            return  # was told so a moment ago
         self._take_slot()
         for place, frame in enumerate(_frames(event)):
             self.live.see(self.state.reader.picture(frame, f"video_frames[{place}]"))
@@ -203,9 +207,11 @@ class RealtimeSession:
         if slots.take(self):
             self.state.metrics.sessions.set(len(slots.taken))
             return
+        self._told_line_s = asyncio.get_running_loop().time()
+        place, eta_s = slots.position(self), slots.eta_s(self)
         raise ApiError(f"{len(slots.taken)} live sessions are running, which is all this server takes; you are number "
-                       f"{slots.position(self)} in line, about {slots.eta_s(self):.0f} s", status=429,
-                       code="session_limit_reached")
+                       f"{place} in line, about {eta_s:.0f} s; what is said meanwhile is not heard", status=429,
+                       code="session_limit_reached", position=place, eta_s=round(eta_s, 1))
 
     # --- items -----------------------------------------------------------------------------------------------------
 

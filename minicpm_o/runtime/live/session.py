@@ -66,6 +66,8 @@ class LiveModel(Protocol):
 
     def written_down(self, waveform: np.ndarray) -> str | None: ...
 
+    def quick_voice(self, text: str) -> str | None: ...
+
 
 @dataclass(frozen=True)
 class LiveConfig:
@@ -74,6 +76,7 @@ class LiveConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     instructions: str = ""
     voice: Source | None = None
+    """None: the quickest there is."""
     speed: float = 1.0
     speaks: bool = True
     max_tokens: int = 256
@@ -364,7 +367,7 @@ class LiveSession:
 
     def _new_work(self, kind: Literal["turn", "rule", "asked"], run: Callable[[Work], Iterator[LiveEvent]],
                   turn: Entry | None = None) -> Work:
-        work = Work(lambda: run(work), kind, turn, new_id("item"))
+        work = Work(lambda: run(work), kind, turn, answer_id=new_id("item"))
         if kind != "rule":
             self.current = self._earlier[work.answer_id] = work
             while len(self._earlier) > KEPT_ANSWERS:
@@ -407,7 +410,8 @@ class LiveSession:
     def _voiced(self, work: Work, texts: Iterator[str], config: LiveConfig) -> Iterator[LiveEvent]:
         """Words and sound until the work is cancelled; what was sent is noted for `Playback`."""
         def say(clause: str) -> Iterator[Any]:
-            return iter(self.model.speak_stream(clause, voice=config.voice, speed=config.speed))
+            voice = config.voice if config.voice is not None else self.model.quick_voice(clause)
+            return iter(self.model.speak_stream(clause, voice=voice, speed=config.speed))
 
         sayer: Say | None = say if config.speaks else None
         for event in speak_along(texts, sayer):

@@ -34,6 +34,9 @@ PREFERRED = ("af_heart", "jm_kumo")
 
 PREFERRED_CHINESE = ("zf_xiaobei", "zf_xiaoxiao")
 
+QUICK = ("joe",)
+"""Voices that cost a fraction of the others (Piper's), for live answers."""
+
 
 @dataclass(frozen=True)
 class Voice:
