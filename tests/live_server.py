@@ -51,7 +51,8 @@ def serving(model: MiniCPMO, config: ServerConfig | None = None) -> Iterator[Run
         assert thread.is_alive(), "the server ended before it listened"
         time.sleep(0.01)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.server)
+        scheme = "https" if config.ssl_certfile else "http"
+        yield Running(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", app.state.server)
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -96,7 +96,8 @@ def _prepare(state: ServerState, body: ChatRequest) -> Answer:
     messages = state.reader.messages(plain_messages(body.messages, tools))
     form: Form | None = answer_form(body)
     stop = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
-    options = {"max_tokens": body.token_limit, "temperature": body.temperature, "top_p": body.top_p,
+    usual = min(state.model.parts.defaults().max_tokens, limit)
+    options = {"max_tokens": body.token_limit or usual, "temperature": body.temperature, "top_p": body.top_p,
                "top_k": body.top_k, "min_p": body.min_p, "repetition_penalty": body.repetition_penalty,
                "seed": body.seed, "stop": stop, "form": form}
     voice = voices.choose(state.model, body.audio.voice if body.audio else None) if body.wants_audio else None

@@ -237,10 +237,12 @@ class RealtimeSession:
         item_id, end_ms = event.get("item_id"), event.get("audio_end_ms")
         if not isinstance(end_ms, (int, float)) or isinstance(end_ms, bool) or end_ms < 0:
             raise ApiError("audio_end_ms must be 0 or more", param="audio_end_ms", code="invalid_value")
-        if not isinstance(item_id, str) or self.live.truncate(item_id, float(end_ms)) is None:
+        kept = self.live.truncate(item_id, float(end_ms)) if isinstance(item_id, str) else None
+        if kept is None:
             raise ApiError(f"{item_id!r} is none of the latest answers; only those can be cut to what was heard",
                            param="item_id", code="item_not_found")
-        self.channel.send("conversation.item.truncated", item_id=item_id, content_index=0, audio_end_ms=round(end_ms))
+        self.channel.send("conversation.item.truncated", item_id=item_id, content_index=0, audio_end_ms=round(end_ms),
+                          transcript=kept)
 
     def _entry(self, event: dict[str, Any]) -> Entry:
         wanted = event.get("item_id")

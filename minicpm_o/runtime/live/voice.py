@@ -5,6 +5,7 @@ Knows neither sockets nor history. N samples.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -97,7 +98,7 @@ def heard_text(playback: Playback) -> str:
 def _clauses(playback: Playback) -> Iterator[tuple[str, float, float]]:
     """Words, start and length of each clause, chunks that go on with it joined."""
     starts = [place for place, (text, _) in enumerate(playback.sent) if text]
-    for place, following in zip(starts, [*starts[1:], len(playback.sent)], strict=True):
+    for place, following in itertools.pairwise([*starts, len(playback.sent)]):
         before = sum(ms for _, ms in playback.sent[:place])
         yield playback.sent[place][0], before, sum(ms for _, ms in playback.sent[place:following])
 

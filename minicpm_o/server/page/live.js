@@ -121,6 +121,9 @@ export class Call {
       case "response.output_audio.delta":
         this.play(event);
         break;
+      case "conversation.item.truncated":
+        this.on.cut(event.item_id, event.transcript);
+        break;
       case "response.done":
         this.responseDone(event.response);
         break;
@@ -153,7 +156,6 @@ export class Call {
     const item = response.output[0];
     if (item && this.playing === item.id) this.player.port.postMessage({ end: item.id });
     else if (!this.playing) this.on.state("listening");
-    if (response.status === "cancelled" && item) this.on.cut(item.id, item.content?.[0]?.transcript || "");
   }
 
   heardFromPlayer(told) {
