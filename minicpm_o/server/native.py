@@ -165,7 +165,7 @@ class NativeSession:
         job = self.state.device.submit(work.run, owner=self.owner, live=True,
                                        lead_s=lambda: live.lead_s(work) if live else 0.0)
         self._confirmed[work] = asyncio.Event()
-        if work.confirmed.is_set() or work.kind == "rule":
+        if work.confirmed.is_set():
             self._confirmed[work].set()
         self._tasks[work] = asyncio.create_task(self._told(work, job))
 

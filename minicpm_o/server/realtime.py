@@ -370,7 +370,7 @@ class RealtimeSession:
         watch = self.state.metrics.watch()
         try:
             await self._confirmed[work].wait()
-            if work.kind != "rule":
+            if work.kind != "rule":  # a rule answers only if it holds
                 self._writer(work).begin()
             async for event in job:
                 if work.cancel.is_set():

@@ -47,18 +47,15 @@ def flush(cutter: ClauseCutter) -> list[str]:
 
 
 def _cut(cutter: ClauseCutter) -> int | None:
-    """Where the first complete clause stops, or None."""
-    for match in _ENDS.finditer(cutter.open):
-        if _is_said(cutter.open[: match.end()]) and not _is_abbreviation(cutter.open[: match.start()], match):
-            return match.end()
+    """Where the first complete clause stops, or None. It lies where it would if the text came letter by letter."""
+    ends = [match.end() for match in _ENDS.finditer(cutter.open)
+            if _is_said(cutter.open[: match.end()]) and not _is_abbreviation(cutter.open[: match.start()], match)]
     least = LATER_CHARACTERS if cutter.has_cut else FIRST_CHARACTERS
-    for match in _INNER.finditer(cutter.open):
-        if match.end() >= least:
-            return match.end()
-    if len(cutter.open) >= MOST_CHARACTERS:
+    ends += [match.end() for match in _INNER.finditer(cutter.open) if match.end() >= least]
+    if len(cutter.open) >= MOST_CHARACTERS and min(ends, default=MOST_CHARACTERS) >= MOST_CHARACTERS:
         space = cutter.open.rfind(" ", 0, MOST_CHARACTERS)
         return space + 1 if space > 0 else MOST_CHARACTERS
-    return None
+    return min(ends, default=None)
 
 
 def _is_abbreviation(before: str, match: re.Match[str]) -> bool:

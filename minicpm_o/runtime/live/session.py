@@ -157,6 +157,7 @@ class LiveSession:
         self._earlier: OrderedDict[str, Work] = OrderedDict()
         self._picture: Source | None = None
         self._watched: dict[str, Watched] = {}
+        self._looking: Work | None = None
         self._lock = threading.RLock()
 
     @property
@@ -253,10 +254,12 @@ class LiveSession:
         """Once per unit: the rules about what is seen, as work; nothing while an answer is given."""
         with self._lock:
             rules = [rule for rule in self.rules if rule.sense == "see"]
-            if not rules or self._picture is None or self.is_busy or self._began_ms is not None:
+            is_looking = self._looking is not None and not self._looking.is_done
+            if not rules or self._picture is None or self.is_busy or self._began_ms is not None or is_looking:
                 return []
             picture = self._picture
-            return [self._new_work("rule", lambda work: self._watch(work, rules, picture))]
+            self._looking = self._new_work("rule", lambda work: self._watch(work, rules, picture))
+            return [self._looking]
 
     def played(self, ms: float) -> None:
         """The player is `ms` into the sound of the current answer."""
@@ -278,7 +281,7 @@ class LiveSession:
                 return None
             work.playback = played(work.playback, self._played_ms(work))
             work.cancel.set()
-            kept = heard_text(work.playback) if self.config.speaks and work.kind != "rule" else work.text
+            kept = heard_text(work.playback) if self.config.speaks else work.text
             self._rewrite(work, kept)
             return Interrupted(work.playback.played_ms, kept)
 
@@ -368,11 +371,16 @@ class LiveSession:
     def _new_work(self, kind: Literal["turn", "rule", "asked"], run: Callable[[Work], Iterator[LiveEvent]],
                   turn: Entry | None = None) -> Work:
         work = Work(lambda: run(work), kind, turn, answer_id=new_id("item"))
-        if kind != "rule":
-            self.current = self._earlier[work.answer_id] = work
-            while len(self._earlier) > KEPT_ANSWERS:
-                self._earlier.popitem(last=False)
+        if kind == "rule":
+            work.confirmed.set()
+        else:
+            self._begin(work)
         return work
+
+    def _begin(self, work: Work) -> None:
+        self.current = self._earlier[work.answer_id] = work
+        while len(self._earlier) > KEPT_ANSWERS:
+            self._earlier.popitem(last=False)
 
     def _run(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
         """The answer's words and sound."""
@@ -470,6 +478,12 @@ class LiveSession:
 
     def _watch(self, work: Work, rules: Sequence[Rule], picture: Source) -> Iterator[LiveEvent]:
         """Look once for every rule; those that hold speak, once until they have ceased to hold."""
+        try:
+            yield from self._look(work, rules, picture)
+        finally:
+            work.is_done = True
+
+    def _look(self, work: Work, rules: Sequence[Rule], picture: Source) -> Iterator[LiveEvent]:
         for rule in rules:
             if work.cancel.is_set():
                 return
@@ -479,7 +493,8 @@ class LiveSession:
             if not speaks or not self.is_busy:  # what would be said into an answer is said after it
                 self._watched[rule.asked] = state
             if speaks and not self.is_busy:
-                yield from self._proactive(rule)
+                yield from self._speak_up(work, rule)
+                return
 
     def _heard_rules(self, work: Work, said: str | None, config: LiveConfig) -> Iterator[LiveEvent]:
         for rule in self.rules if said else ():
@@ -487,10 +502,10 @@ class LiveSession:
                 yield Speaking("rule", rule.asked)
                 yield from self._voiced(work, iter([rule.say + " "]), config)
 
-    def _proactive(self, rule: Rule) -> Iterator[LiveEvent]:
-        """Speak unasked."""
-        work = self._new_work("asked", lambda _: iter(()))
-        work.confirmed.set()
+    def _speak_up(self, work: Work, rule: Rule) -> Iterator[LiveEvent]:
+        """Speak unasked: the work that looked becomes the current answer."""
+        with self._lock:
+            self._begin(work)
         yield Speaking("rule", rule.asked)
         yield from self._voiced(work, iter([rule.say]), self.config)
         yield from self._end(work, rule.say, "stop")
