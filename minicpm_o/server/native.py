@@ -17,7 +17,8 @@ import numpy as np
 from ..errors import InputError
 from ..inputs.audio import load_audio
 from ..rates import AUDIO_RATE_HZ, SPEECH_RATE_HZ
-from ..runtime.live.events import AudioChunk, Interrupted, TextPiece, TurnEnded
+from ..runtime.live.duplex_session import SYSTEM_PROMPT, DuplexSession, open_duplex
+from ..runtime.live.events import AudioChunk, Interrupted, Lagging, Listening, TextPiece, TurnEnded
 from ..runtime.live.session import LiveConfig, LiveSession, SessionEvent, Work, new_id
 from .channel import TRY_AGAIN_LATER, Channel
 from .device import Job
@@ -43,7 +44,7 @@ class NativeSession:
         self.owner = owner
         asked = channel.socket.query_params.get("session_id")
         self.id = asked or new_id("rt")
-        self.live: LiveSession | None = None
+        self.live: LiveSession | DuplexSession | None = None
         self._tasks: dict[Work, asyncio.Task[None]] = {}
         self._confirmed: dict[Work, asyncio.Event] = {}
         self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -107,7 +108,7 @@ class NativeSession:
 
     # --- client events ---------------------------------------------------------------------------------------------
 
-    def _update(self, event: dict[str, Any]) -> None:
+    async def _update(self, event: dict[str, Any]) -> None:
         session = event.get("session")
         if not isinstance(session, dict):
             raise NativeError("session.update needs a session object", code="missing_field")
@@ -116,8 +117,8 @@ class NativeSession:
                             keep_mb=self.state.config.limits.session_memory_mb)
         if voice and not self.state.model.voices():  # nano speaks with voices of its own
             config = replace(config, voice=_clip(str(voice)))
-        self.live = LiveSession(self.state.model, self.state.model.parts.recogniser.detector, config)
-        self.channel.send("session.created", session_id=self.id, prompt_length=0)
+        self.live = await asyncio.to_thread(open_session, self.state, config)
+        self.channel.send("session.created", session_id=self.id, prompt_length=self._cache_length)
 
     async def _append(self, event: dict[str, Any]) -> None:
         if self.live is None:
@@ -130,7 +131,7 @@ class NativeSession:
             self._drop_cancelled()
         happened = await asyncio.to_thread(self.live.hear, waveform)
         self._take([*happened, *self.live.tick()])
-        if not self.live.is_busy and not self._is_telling:
+        if isinstance(self.live, LiveSession) and not self.live.is_busy and not self._is_telling:
             self._listen()
 
     def _close(self, event: dict[str, Any]) -> None:
@@ -181,6 +182,11 @@ class NativeSession:
                     words, has_spoken = "", True
                 elif isinstance(event, TurnEnded) and (has_spoken or words):
                     self._delta(words, NO_SOUND, ends=True)
+                    words, has_spoken = "", False
+                elif isinstance(event, Listening):
+                    self._listen()
+                elif isinstance(event, Lagging):
+                    self.state.metrics.audio_underrun.inc(event.seconds)
         except asyncio.CancelledError:
             pass
         except Exception as error:  # noqa: BLE001 - told; the session goes on
@@ -207,6 +213,13 @@ class NativeSession:
     def _cache_length(self) -> int:
         """Tokens of the history that are kept; the cache itself is shared."""
         return 0 if self.live is None else self.live.num_cached
+
+
+def open_session(state: ServerState, config: LiveConfig) -> LiveSession | DuplexSession:
+    """Full duplex where the model was taught it, else turns. Raises OptionError for models that do neither."""
+    if state.model.voices():
+        return LiveSession(state.model, state.model.parts.recogniser.detector, config)
+    return open_duplex(state.model.parts, instructions=config.instructions or SYSTEM_PROMPT, ref_audio=config.voice)
 
 
 def _floats(event: dict[str, Any]) -> np.ndarray:

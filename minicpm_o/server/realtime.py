@@ -64,7 +64,11 @@ async def realtime(socket: WebSocket) -> None:
         name = socket.query_params.get("model")
         if name is not None:
             state.check_model(name)
-        session = native.NativeSession if socket.query_params.get("mode") else RealtimeSession
+        is_native = socket.query_params.get("mode") is not None
+        if not is_native and not state.model.voices():
+            raise ApiError(f"{state.model.name} ends turns by itself; connect with ?mode=audio or ?mode=video",
+                           param="mode", code="unsupported_parameter")
+        session = native.NativeSession if is_native else RealtimeSession
         await session(state, channel, owner_of(socket)).run()
     except ApiError as error:
         channel.error(error)

@@ -45,6 +45,13 @@ class Speaking:
 
 
 @dataclass(frozen=True)
+class Lagging:
+    """Computing could not keep up: so many seconds of sound were left out."""
+
+    seconds: int
+
+
+@dataclass(frozen=True)
 class Heard:
     """What the user said, in writing."""
 
@@ -100,5 +107,5 @@ class Interrupted:
     """The part of the answer that was heard, as the history keeps it."""
 
 
-LiveEvent: TypeAlias = ("SpeechStarted | SpeechStopped | Listening | Speaking | Heard | Called | TextPiece | "
-                        "AudioChunk | TurnEnded | Interrupted")
+LiveEvent: TypeAlias = ("SpeechStarted | SpeechStopped | Listening | Speaking | Lagging | Heard | Called | "
+                        "TextPiece | AudioChunk | TurnEnded | Interrupted")
