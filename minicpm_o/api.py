@@ -331,8 +331,29 @@ class MiniCPMO:
     def forget(self) -> None:
         """Drop the kept caches and transcripts of earlier conversations; frees their memory."""
         with self._lock:
-            self._pool = Pool()
+            self._pool = Pool(most=self._pool.most)
             self._heard.clear()
+
+    def keep_conversations(self, count: int) -> None:
+        """Keep the caches of so many conversations for their next turns; a server has more of them than one user."""
+        self._pool.most = max(1, count)
+
+    def read_ahead(self, messages: Messages, cancel: threading.Event | None = None) -> int:
+        """Read what a later prompt will begin with, so that its answer comes sooner; returns the tokens that were new.
+
+        What lies in the cache already is not read again. Raises as `chat`.
+        """
+        call = _settled_call(_Call(tuple(as_messages(messages)), SamplingConfig(), BeamConfig(1), 1, (), True, False,
+                                   cancel or threading.Event()))
+        inputs, _ = self._fit(call)
+        keys = prompt_keys(inputs)
+        with self._lock:
+            conversation = self._pool.take(keys, self.parts.engine)
+            try:
+                _, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode, call.cancel)
+            finally:
+                self._pool.give_back(conversation)
+        return len(keys) - num_cached
 
     def cancel(self) -> None:
         """End every answer that is being given; each ends with finish reason "cancelled"."""

@@ -76,6 +76,7 @@ class Pool:
     """Conversations that are idle, the latest last. Not thread-safe: the caller holds a lock."""
 
     idle: list[Conversation] = field(default_factory=list)
+    most: int = MAX_IDLE
 
     def take(self, keys: np.ndarray, engine: Engine) -> Conversation:
         """The idle conversation that shares most with keys, else a new one.
@@ -85,7 +86,7 @@ class Pool:
         """
         best = max(self.idle, key=lambda item: item.num_shared(keys), default=None)
         if best is not None and 2 * best.num_shared(keys) < len(best.keys):
-            is_full = len(self.idle) >= MAX_IDLE
+            is_full = len(self.idle) >= self.most
             best = min(self.idle, key=lambda item: len(item.keys) - item.num_shared(keys)) if is_full else None
         if best is None or not best.num_shared(keys):
             return Conversation(engine.new_cache())
@@ -95,7 +96,7 @@ class Pool:
     def give_back(self, conversation: Conversation) -> None:
         """Keys of tokens that are no longer in the cache, as when speaking broke off, are forgotten."""
         conversation.keys = conversation.keys[: conversation.cache.length]
-        self.idle = [*self.idle, conversation][-MAX_IDLE:]
+        self.idle = [*self.idle, conversation][-self.most :]
 
 
 def prompt_keys(inputs: ModelInputs) -> np.ndarray:

@@ -124,7 +124,7 @@ class NativeSession:
         if self.live is None:
             raise NativeError("send session.update first", code="not_ready")
         for frame in event.get("video_frames") or ():
-            self.live.see(self.state.reader.picture(str(frame), "video_frames"))
+            self._take(self.live.see(self.state.reader.picture(str(frame), "video_frames")))
         waveform = _floats(event)
         if event.get("force_listen"):
             self.live.interrupt()
@@ -142,7 +142,7 @@ class NativeSession:
 
     @property
     def _is_telling(self) -> bool:
-        return any(confirmed.is_set() for confirmed in self._confirmed.values())
+        return any(confirmed.is_set() and work.kind != "ahead" for work, confirmed in self._confirmed.items())
 
     def _take(self, happened: list[SessionEvent]) -> None:
         for item in happened:

@@ -165,7 +165,7 @@ class RealtimeSession:
             return  # was told so a moment ago
         self._take_slot()
         for place, frame in enumerate(_frames(event)):
-            self.live.see(self.state.reader.picture(frame, f"video_frames[{place}]"))
+            self._tell(self.live.see(self.state.reader.picture(frame, f"video_frames[{place}]")))
         if "audio" not in event and "video_frames" in event:
             return
         waveform = self._waveform(event)
@@ -374,7 +374,7 @@ class RealtimeSession:
         watch = self.state.metrics.watch()
         try:
             await self._confirmed[work].wait()
-            if work.kind != "rule":  # a rule answers only if it holds
+            if work.kind in ("turn", "asked"):  # a rule answers only if it holds, reading ahead never
                 self._writer(work).begin()
             async for event in job:
                 if work.cancel.is_set():

@@ -63,6 +63,7 @@ class ServerState:
     @classmethod
     def of(cls, model: MiniCPMO, config: ServerConfig) -> ServerState:
         spoken = SpokenAnswers()
+        model.keep_conversations(config.limits.max_sessions + config.limits.max_running)
         return cls(model, config, Device(config.limits), Metrics(config.served_name or model.name), spoken,
                    MediaReader(config, spoken.text), int(time.time()), Slots(config.limits.max_sessions))
 

@@ -150,10 +150,11 @@ class DuplexSession:
             self.current = work
             return [work]
 
-    def see(self, picture: Source) -> None:
-        """A picture of the second that is being heard."""
+    def see(self, picture: Source) -> list[SessionEvent]:
+        """A picture of the second that is being heard; no work of its own."""
         with self._lock:
             self._pictures = [*self._pictures, picture][-2:]
+        return []
 
     def interrupt(self) -> Interrupted | None:
         """Make the model listen from its next unit on, in the middle of a turn too."""

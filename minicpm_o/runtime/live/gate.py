@@ -30,7 +30,7 @@ class GateConfig:
     """Shorter bursts are no speech."""
     silence_ms: float = 500.0
     """[silence_duration_ms] Silence after which a turn has ended."""
-    early_ms: float = 160.0
+    early_ms: float = 128.0
     """Silence after which the answer is begun, in case that the turn has ended; 0 never."""
     prefix_ms: float = 300.0
     """[prefix_padding_ms] What is kept from before speech was noticed."""

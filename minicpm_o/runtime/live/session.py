@@ -1,6 +1,6 @@
 """A live conversation in turns: sound and pictures come in while they happen, words and sound go out.
 
-    hear(samples)  -> SpeechStarted ... Work (the answer, begun in the first pause) ... SpeechStopped
+    hear(samples)  -> SpeechStarted, Work (read ahead) ... Work (the answer, begun in the first pause) ... SpeechStopped
     Work.run()     -> Heard, TextPiece, AudioChunk ..., TurnEnded       (slow: on a thread of the caller's)
     played(ms)     -> what the user has heard;  interrupt() -> the history keeps that alone
 
@@ -66,6 +66,8 @@ class LiveModel(Protocol):
 
     def written_down(self, waveform: np.ndarray) -> str | None: ...
 
+    def read_ahead(self, messages: Any, cancel: threading.Event | None = None) -> int: ...
+
     def quick_voice(self, text: str) -> str | None: ...
 
 
@@ -110,12 +112,16 @@ class Entry:
     message: Message
 
 
+Kind = Literal["turn", "rule", "asked", "ahead"]
+"""An answer to a turn that was heard, a look for the rules, an answer that was asked for, reading ahead."""
+
+
 @dataclass(eq=False)
 class Work:
     """An answer to be computed. `run` is slow; `cancel` ends it at its next word."""
 
     run: Callable[[], Iterator[LiveEvent]]
-    kind: Literal["turn", "rule", "asked"] = "turn"
+    kind: Kind = "turn"
     turn: Entry | None = None
     """What the user said, added to the history when the work is confirmed."""
     heard_id: str = ""
@@ -158,6 +164,8 @@ class LiveSession:
         self._picture: Source | None = None
         self._watched: dict[str, Watched] = {}
         self._looking: Work | None = None
+        self._ahead: Work | None = None
+        self._looked_at: Source | None = None
         self._lock = threading.RLock()
 
     @property
@@ -191,10 +199,12 @@ class LiveSession:
                 self._forget_before(self.now_ms - self.config.gate.prefix_ms - 1000)
             return events
 
-    def see(self, picture: Source) -> None:
-        """The newest picture of the camera; a turn is answered with the one that was newest when it ended."""
+    def see(self, picture: Source) -> list[SessionEvent]:
+        """The newest picture of the camera. While the user speaks it is looked at ahead; a turn is answered with the
+        newest that was looked at, else with the newest."""
         with self._lock:
             self._picture = picture
+            return self._read_ahead() if self._began_ms is not None else []
 
     def read(self, text: str) -> list[SessionEvent]:
         """Words that were typed: a turn of its own, which ends an answer that is being given."""
@@ -303,7 +313,8 @@ class LiveSession:
         if isinstance(event, gates.SpeechBegan):
             self._began_ms, self._turn_id = event.at_ms, new_id("item")
             stopped = self.interrupt() if self.config.barge_in else None
-            return [SpeechStarted(event.at_ms, self._turn_id), *([stopped] if stopped else [])]
+            self._looked_at = None
+            return [SpeechStarted(event.at_ms, self._turn_id), *([stopped] if stopped else []), *self._read_ahead()]
         if isinstance(event, gates.SpeechWentOn):
             self._drop_early()
             return []
@@ -335,7 +346,7 @@ class LiveSession:
                 events.append(early)
             else:
                 self.entries.append(turn)
-        self._began_ms = None
+        self._began_ms = self._looked_at = None
         self._forget_before(at_ms)
         if early is not None:
             self._confirm(early)
@@ -349,7 +360,31 @@ class LiveSession:
         return Message("user", (*self._pictures(), AudioPart(waveform, AUDIO_RATE_HZ)))
 
     def _pictures(self) -> tuple[Part, ...]:
-        return () if self._picture is None else (ImagePart(self._picture),)
+        picture = self._picture if self._looked_at is None else self._looked_at
+        return () if picture is None else (ImagePart(picture),)
+
+    def _read_ahead(self) -> list[SessionEvent]:
+        """Work that reads all but the words of the turn that is being said; nothing while it is being read."""
+        is_reading = self._ahead is not None and not self._ahead.is_done
+        if not self.config.answers or self.is_busy or is_reading:
+            return []
+        picture = self._picture
+        parts = (ImagePart(picture),) if picture is not None else (TextPart("."),)
+        messages = [*self._system(self.config), *(entry.message for entry in self.entries), Message("user", parts)]
+        self._ahead = self._new_work("ahead", lambda work: self._reading(work, messages, picture))
+        return [self._ahead]
+
+    def _reading(self, work: Work, messages: Sequence[Message], picture: Source | None) -> Iterator[LiveEvent]:
+        try:
+            self.model.read_ahead(messages, work.cancel)
+            with self._lock:
+                self._looked_at = picture
+        finally:
+            work.is_done = True
+        yield from ()
+
+    def _system(self, config: LiveConfig) -> list[Message]:
+        return [Message("system", (TextPart(config.instructions),))] if config.instructions.strip() else []
 
     def _confirm(self, work: Work) -> None:
         """The turn has ended: its words join the history, and the answer's if they are there already."""
@@ -368,10 +403,10 @@ class LiveSession:
         work.heard_id = entries[-1].id if entries else ""
         return work
 
-    def _new_work(self, kind: Literal["turn", "rule", "asked"], run: Callable[[Work], Iterator[LiveEvent]],
+    def _new_work(self, kind: Kind, run: Callable[[Work], Iterator[LiveEvent]],
                   turn: Entry | None = None) -> Work:
         work = Work(lambda: run(work), kind, turn, answer_id=new_id("item"))
-        if kind == "rule":
+        if kind in ("rule", "ahead"):
             work.confirmed.set()
         else:
             self._begin(work)
@@ -400,7 +435,7 @@ class LiveSession:
         yield from self._chat(work, messages, config)
 
     def _chat(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
-        system = [Message("system", (TextPart(config.instructions),))] if config.instructions.strip() else []
+        system = self._system(config)
         replies: list[Any] = []
         events = self.model.chat([*system, *messages], stream=True, max_tokens=config.max_tokens,
                                  temperature=config.temperature, seed=config.seed, cancel=work.cancel,

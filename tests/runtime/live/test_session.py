@@ -44,6 +44,7 @@ class Model:
         self.answers = list(answers) or ["It is fine. It is good."]
         self.heard = heard
         self.asked: list[list[Message]] = []
+        self.ahead: list[list[Message]] = []
 
     def chat(self, messages: Any, *, stream: bool = False, cancel: threading.Event | None = None, **_: Any) -> Any:
         self.asked.append(list(messages))
@@ -61,6 +62,10 @@ class Model:
 
     def written_down(self, waveform: np.ndarray) -> str:
         return self.heard
+
+    def read_ahead(self, messages: Any, cancel: threading.Event | None = None) -> int:
+        self.ahead.append(list(messages))
+        return 1
 
     def quick_voice(self, text: str) -> None:
         return None
@@ -81,7 +86,8 @@ TURN = windows((10, 0.0), (10, 0.5), (20, 0.0))
 
 
 def works(events: list[Any]) -> list[Work]:
-    return [event for event in events if isinstance(event, Work)]
+    """Answers; reading ahead is left out."""
+    return [event for event in events if isinstance(event, Work) and event.kind != "ahead"]
 
 
 def texts(live: LiveSession) -> list[str]:
@@ -91,9 +97,9 @@ def texts(live: LiveSession) -> list[str]:
 def test_a_turn_is_answered_and_both_are_remembered() -> None:
     live = session()
     events = live.hear(TURN)
-    assert [type(event) for event in events] == [SpeechStarted, Work, SpeechStopped]
+    assert [type(event) for event in events] == [SpeechStarted, Work, Work, SpeechStopped]
     work = works(events)[0]
-    assert work.confirmed.is_set() and events[0].turn_id == events[2].turn_id == live.entries[0].id
+    assert work.confirmed.is_set() and events[0].turn_id == events[3].turn_id == live.entries[0].id
     told = list(work.run())
     assert isinstance(told[0], Heard) and isinstance(told[-1], TurnEnded)
     assert "".join(event.text for event in told if isinstance(event, TextPiece)).strip() == "It is fine. It is good."
@@ -172,6 +178,20 @@ def test_the_newest_picture_goes_with_the_turn() -> None:
     live.see(b"new")
     live.hear(TURN)
     assert live.entries[0].message.parts[0] == ImagePart(b"new")
+
+
+def test_what_is_known_is_read_while_the_user_speaks() -> None:
+    model = Model()
+    live = session(model, instructions="Be brief.")
+    live.see(b"first")
+    started = live.hear(windows((6, 0.5)))
+    (ahead,) = [event for event in started if isinstance(event, Work)]
+    assert ahead.kind == "ahead" and live.see(b"second") == []  # one at a time
+    assert list(ahead.run()) == [] and list(model.ahead[0][-1].parts) == [ImagePart(b"first")]
+    live.hear(windows((6, 0.5), (20, 0.0)))
+    assert live.entries[0].message.parts[0] == ImagePart(b"first")  # what was looked at
+    live.hear(TURN)
+    assert live.entries[-1].message.parts[0] == ImagePart(b"second")
 
 
 def test_noise_without_words_is_not_answered() -> None:
