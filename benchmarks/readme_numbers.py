@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import live as live_bench
+
 import common
 import latency
 import official_full_size
 import race
 
-FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md")
+FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md", "docs/live.md")
 CHINESE = {
     "task": "任务", "metric": "指标", "score": "得分", "95 % interval": "95 % 区间", "chance": "随机", "blind": "盲测",
     "s per item": "秒/条", "engine": "引擎", "decode tok/s": "解码 词元/秒", "prefill tok/s": "预填充 词元/秒",
@@ -29,6 +31,7 @@ CHINESE = {
     "whole process s": "整个进程 秒", "target": "目标", "minutes": "分钟", "MB received": "下载 MB",
     "MB of .venv": ".venv MB", "MB of cache": "缓存 MB", "measured": "测量项", "unit": "单位",
     "median": "中位数", "range": "范围",
+    "p95": "p95", "goal": "目标值",
     "ours / it": "本项目 / 它", "model": "模型", "step": "步骤", "s": "秒", "MB on disk": "磁盘 MB",
     "random checkpoint written": "写出随机权重", "exported to 4 bits": "导出为 4 位", "question": "问题",
     "prompt tokens": "提示词元", "first token s": "首词元 秒", "whole s": "总计 秒", "text": "文本", "picture": "图片",
@@ -138,9 +141,25 @@ def fusion(say: Say) -> str | None:
     return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
 
 
+def live(say: Say) -> str | None:
+    """How soon spoken questions are answered, and the rest of `bench live`."""
+    report = read("live")
+    if report is None:
+        return None
+    columns = head(say, "measured", "median", "p95", "goal")
+    return f"{common.table(columns, live_bench.rows(report))}\n\n{common.provenance(report)}"
+
+
+def live_more(say: Say) -> str | None:
+    """The soak, and whether spoken answers say what is written."""
+    paths = [common.RESULTS / f"{name}.md" for name in ("live_soak", "spoken_answers")]
+    return "\n\n".join(path.read_text(encoding="utf-8").rstrip() for path in paths if path.is_file()) or None
+
+
 SECTIONS: dict[str, Callable[[Say], str | None]] = {
     "scores": scores, "speed": speed, "official": official, "official-speed": official_speed, "latency": waiting,
-    "footprint": footprint, "setup": setup, "fusion": fusion,
+    "footprint": footprint, "setup": setup, "fusion": fusion, "live": live,
+    "live-more": live_more,
 }
 
 

@@ -51,7 +51,11 @@ evaluate = typer.Typer(name="eval", rich_markup_mode=None, help="Score a model o
 app.add_typer(evaluate)
 data = typer.Typer(name="data", rich_markup_mode=None, help="Look at what a model is trained on.")
 app.add_typer(data)
+bench = typer.Typer(name="bench", rich_markup_mode=None)
+app.add_typer(bench)
 app.command()(live.serve)
+app.command()(live.talk)
+bench.command("live")(live.bench_live)
 
 UsageError: type[Exception] = typer.BadParameter.__base__ or Exception
 """What the command line raises for wrong options: typer shows only its child."""
@@ -405,8 +409,9 @@ def evaluate_local(
     return evaluate_folder(data, model=model, threads=threads, blind=blind, limit=limit, json_path=json_path)
 
 
-@app.command()
-def bench(
+@bench.callback(invoke_without_command=True)
+def bench_root(
+    context: typer.Context,
     image: Annotated[str | None, typer.Option("--image", help="Picture to measure with.")] = None,
     audio: Annotated[str | None, typer.Option("--audio", help="Spoken question to measure with.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="How often each is measured.")] = 5,
@@ -418,4 +423,6 @@ def bench(
     """Measure this machine: first word, first sound, speed of hearing, speaking, reading and writing, memory."""
     from .bench import bench_model
 
+    if context.invoked_subcommand is not None:
+        return None
     return bench_model(image, audio, rounds, gguf, model=model, threads=threads, as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from .options import (
     ContextOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     MemoryCheckOption,
     ModelOption,
     QuietOption,
@@ -72,3 +73,44 @@ def serve(
         with_page=page, max_running=max_running, max_waiting=max_waiting, max_sessions=max_sessions,
         max_body_mb=max_body_mb, max_media_s=max_media_s, max_tokens=max_tokens, drain_s=drain_s)
     run(Loading(model, threads, device, dtype, context, memory_check, quiet), config, voice, warm=warm, quiet=quiet)
+
+
+def bench_live(
+    image: Annotated[str | None, typer.Option("--image", show_default=False, help=(
+        "Picture for the camera; by default a bundled one."))] = None,
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="How often each of 8 questions is asked.")] = 2,
+    load_s: Annotated[float, typer.Option("--load-s", min=1, help="Seconds under load.")] = 60.0,
+    chats: Annotated[int, typer.Option("--chats", min=0, help="Text chats at once, under load.")] = 4,
+    lives: Annotated[int, typer.Option("--lives", min=1, help="Live sessions at once, under load.")] = 2,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Length of the long session.")] = 30.0,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> dict[str, Any] | None:
+    """Measure live use: how soon spoken questions are answered, under load too; cost of a second; memory."""
+    from .bench_live import bench_live as run
+
+    return run(image, rounds, load_s, chats, lives, minutes, model=model, threads=threads, as_json=as_json)
+
+
+def talk(
+    model: ModelOption = "nano",
+    url: Annotated[str | None, typer.Option("--url", show_default=False, help=(
+        "A server to talk with, such as http://127.0.0.1:8000; by default one is started for the call."))] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", show_default=False, help=(
+        "Play this sound instead of the microphone, once."))] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help=(
+        "Also write what is answered to this sound file."))] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", envvar="MINICPM_O_API_KEY", show_default=False, help=(
+        "Key of the server."))] = None,
+    voice: VoiceOption = None,
+    instructions: Annotated[str | None, typer.Option("--instructions", "-i", show_default=False, help=(
+        "How to answer."))] = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Talk and listen in the terminal: speak when you like, into an answer too. Ends with Ctrl-C."""
+    from .talk import Call
+    from .talk import talk as run
+
+    run(Call(url, audio, out, api_key, voice, instructions), model=model, threads=threads, quiet=quiet)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_IDLE = 2
 """Conversations whose caches are kept when nobody is speaking: one for the user, one for a question in between."""
+MAX_IDLE_MB = 256.0
+"""What the caches of idle conversations may take together; the latest is kept in any case."""
 MIN_RUN_TOKENS = 2
 """Shortest run whose numbers do not depend on where the prompt was cut."""
 
@@ -77,6 +79,7 @@ class Pool:
 
     idle: list[Conversation] = field(default_factory=list)
     most: int = MAX_IDLE
+    most_mb: float = MAX_IDLE_MB
 
     def take(self, keys: np.ndarray, engine: Engine) -> Conversation:
         """The idle conversation that shares most with keys, else a new one.
@@ -97,6 +100,13 @@ class Pool:
         """Keys of tokens that are no longer in the cache, as when speaking broke off, are forgotten."""
         conversation.keys = conversation.keys[: conversation.cache.length]
         self.idle = [*self.idle, conversation][-self.most :]
+        while len(self.idle) > 1 and sum(map(_idle_mb, self.idle)) > self.most_mb:
+            self.idle.pop(0)
+
+
+def _idle_mb(conversation: Conversation) -> float:
+    """Memory of a cache, as far as it tells."""
+    return getattr(conversation.cache, "nbytes", 0) / 1e6
 
 
 def prompt_keys(inputs: ModelInputs) -> np.ndarray:
