@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
@@ -334,6 +335,18 @@ class MiniCPMO:
             self._pool = Pool(most=self._pool.most)
             self._heard.clear()
 
+    def share(self, slots: int = 2) -> bool:
+        """Let several threads be answered at once, so many in one run of the language model; whether this model can.
+
+        Costs the memory of the language part once more. What was read before is forgotten.
+        """
+        if not isinstance(self.parts, Parts):
+            return False
+        with self._lock:
+            self.parts.share(slots)
+            self.forget()
+        return slots > 1
+
     def keep_conversations(self, count: int) -> None:
         """Keep the caches of so many conversations for their next turns; a server has more of them than one user."""
         self._pool.most = max(1, count)
@@ -430,9 +443,10 @@ class MiniCPMO:
                         constraint=call.constraint, **more)
 
     def _locked(self, events: Iterator[EventT]) -> Iterator[EventT]:
-        """Each step under the lock, so that answers of several threads take turns."""
+        """Each step under the lock, so that answers of several threads take turns; not where they may go together."""
+        may_share = getattr(self.parts.engine, "is_shared", False)
         while True:
-            with self._lock:
+            with nullcontext() if may_share else self._lock:
                 event = next(events, None)
             if event is None:
                 return
@@ -464,19 +478,27 @@ class MiniCPMO:
         waveforms = (_sound_of(part) for message in messages for part in message.parts)
         return [self._written(waveform, by_recogniser) for waveform in waveforms if waveform is not None]
 
-    def written_down(self, waveform: np.ndarray) -> str | None:
+    def written_down(self, waveform: np.ndarray, language: str | None = None) -> str | None:
         """What stands beside a sound (N,) at 16 kHz in a prompt, remembered for the prompt itself; None where the model
-        hears without anybody writing down."""
-        return self._written(waveform, by_recogniser=True) if self.parts.has_recogniser else None
+        hears without anybody writing down. language: as of `transcribe`."""
+        if not self.parts.has_recogniser:
+            return None
+        if language is not None:
+            text: str = self.parts.recogniser.transcribe(waveform, language=language).text
+            self._remember((content_digest(waveform), True), text)
+        return self._written(waveform, by_recogniser=True)
 
     def _written(self, waveform: np.ndarray, by_recogniser: bool) -> str | None:
         """Words of a waveform (N,) at 16 kHz by the recogniser or by own ears, remembered by content."""
         key = content_digest(waveform), by_recogniser
         if key not in self._heard:
-            self._heard[key] = self._recognise(waveform) if by_recogniser else self._hear(waveform)
-            while len(self._heard) > MAX_TRANSCRIPTS:
-                self._heard.popitem(last=False)
+            self._remember(key, self._recognise(waveform) if by_recogniser else self._hear(waveform))
         return self._heard[key]
+
+    def _remember(self, key: tuple[bytes, bool], text: str | None) -> None:
+        self._heard[key] = text
+        while len(self._heard) > MAX_TRANSCRIPTS:
+            self._heard.popitem(last=False)
 
     def _recognise(self, waveform: np.ndarray) -> str:
         text: str = self.parts.recogniser.transcribe(waveform).text

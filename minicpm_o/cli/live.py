@@ -48,6 +48,8 @@ def serve(
     warm: Annotated[bool, typer.Option("--warm/--no-warm", help=(
         "Open all parts before listening is announced, so that the first caller need not wait."))] = True,
     max_running: Annotated[int, typer.Option("--max-running", min=1, help="Answers computed side by side.")] = 4,
+    batch: Annotated[int, typer.Option("--batch", min=1, help=(
+        "Answers computed in one run of nano's language model; 1 saves its memory once."))] = 2,
     max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Requests that may wait in line.")] = 32,
     max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Live sessions at once.")] = 4,
     max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.1, help="Largest request.")] = 64.0,
@@ -70,7 +72,7 @@ def serve(
     config = config_from(
         host=host, port=port, served_name=served_name, api_keys=tuple(api_key or ()), origins=tuple(origin or ()),
         allow_urls=allow_urls, media_folder=media_path, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
-        with_page=page, max_running=max_running, max_waiting=max_waiting, max_sessions=max_sessions,
+        with_page=page, max_running=max_running, batch=batch, max_waiting=max_waiting, max_sessions=max_sessions,
         max_body_mb=max_body_mb, max_media_s=max_media_s, max_tokens=max_tokens, drain_s=drain_s)
     run(Loading(model, threads, device, dtype, context, memory_check, quiet), config, voice, warm=warm, quiet=quiet)
 

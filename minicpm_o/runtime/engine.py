@@ -127,6 +127,9 @@ class BaseEngine(Generic[CacheT]):
 class Engine(BaseEngine[KVCache]):
     """The language model at run time. Holds no conversation: any number of caches may be used in turn."""
 
+    is_shared = False
+    """Whether several threads may decode at once; see `batching`."""
+
     def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings) -> None:
         if embeddings.table.shape[1] != config.width:
             raise CheckpointError(f"the embedding table is {embeddings.table.shape[1]} wide but the language model "

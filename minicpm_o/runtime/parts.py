@@ -77,6 +77,18 @@ class Parts(OpenedParts):
         super().__init__()
         self.bundle = bundle
         self.plan = plan
+        self.slots = 1
+        """Conversations whose steps are one run of the language model; see `share`."""
+
+    def share(self, slots: int) -> None:
+        """From now on several threads may decode at once, so many conversations in a run; takes the language part's
+        memory once more. Raises OptionError for less than one."""
+        if slots < 1:
+            raise OptionError(f"slots is {slots}; it must be 1 or more")
+        with self._lock:
+            if slots != self.slots:
+                self.slots = slots
+                self._opened.pop("engine", None)
 
     # What a conversation asks
 
@@ -135,8 +147,11 @@ class Parts(OpenedParts):
     @property
     def engine(self) -> Engine:
         def open_engine() -> Engine:
+            from .batching import SharedEngine
             from .engine import Engine
 
+            if self.slots > 1:
+                return SharedEngine.from_bundle(self.bundle, self.plan, self.slots)
             return Engine.from_bundle(self.bundle, self.plan)
 
         return self._part("engine", open_engine)

@@ -49,7 +49,7 @@ def create_app(model: MiniCPMO, config: ServerConfig | None = None) -> FastAPI:
     """The application over an open model; nothing runs before it is served."""
     config = config or ServerConfig()
     state = ServerState.of(model, config)
-    app = FastAPI(title="minicpm-o", version=__version__, lifespan=_lifespan, docs_url="/docs", redoc_url=None,
+    app = FastAPI(title="minicpm-o", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,
                   description="OpenAI's API over a model that sees, hears, answers and speaks.")
     app.state.server = state
     add_handlers(app)

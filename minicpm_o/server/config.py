@@ -17,6 +17,8 @@ class Limits:
 
     max_running: int = 4
     """Answers computed side by side."""
+    batch: int = 2
+    """Answers whose words are computed in one run of the language model; 1 computes them one after the other."""
     max_waiting: int = 32
     """Requests that may wait for their turn."""
     max_sessions: int = 4

@@ -1,4 +1,4 @@
-"""One model for everybody: answers are computed a step at a time on one thread, in turn.
+"""One model for everybody: answers are computed a step at a time, in turn, on as many threads as the model serves.
 
     job = device.submit(work, owner=..., live=True)      waits in line beyond the limit, refused beyond the queue
     async for event in job: ...                          the job rests while its reader does not keep up
@@ -53,7 +53,9 @@ class Job:
     device: Device
     events: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     iterator: Iterator[Any] | None = None
-    unread: int = 0
+    num_sent: int = 0
+    """Counted by the device's thread alone, as `num_read` is by the loop: no count is changed by two."""
+    num_read: int = 0
     is_closed: bool = False
     submitted_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
@@ -66,8 +68,8 @@ class Job:
         try:
             while True:
                 event = await self.events.get()
-                self.unread -= 1
-                if self.unread == MOST_UNREAD // 2:
+                self.num_read += 1
+                if self.num_read % (MOST_UNREAD // 4) == 0:
                     self.device.wake()
                 if event is _END:
                     return
@@ -88,7 +90,7 @@ class Job:
 
     @property
     def can_step(self) -> bool:
-        return self.is_closed or self.unread < MOST_UNREAD
+        return self.is_closed or self.num_sent - self.num_read < MOST_UNREAD
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,16 @@ class Place:
 class Device:
     """Runs jobs on a thread of its own. `start` and `stop` it; `submit` from an event loop."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, workers: int = 1) -> None:
+        """workers: steps that are computed at the same time."""
         self.limits = limits or Limits()
+        self.workers = workers
         self._changed = threading.Condition()
         self._running: list[Job] = []
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
         """By owner; owners take turns."""
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._stepping: set[Job] = set()
         self._is_stopping = False
         self._is_draining = False
         self._usual_s = USUAL_JOB_S
@@ -123,16 +128,18 @@ class Device:
 
     def start(self) -> None:
         """Begin to work; once."""
-        self._thread = threading.Thread(target=self._work, name="minicpm-o-device", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name=f"minicpm-o-device-{number}", daemon=True)
+                         for number in range(self.workers)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End after the current step; jobs that are left are refused."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
         for job in [*self._running, *(job for line in self._waiting.values() for job in line)]:
             self._send(job, _Failure(ApiError("the server is shutting down", status=503, code="shutting_down")))
 
@@ -142,7 +149,7 @@ class Device:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_draining(self) -> bool:
@@ -200,7 +207,7 @@ class Device:
         with self._changed:
             self._changed.notify_all()
 
-    # --- on the device's thread ------------------------------------------------------------------------------------
+    # --- on the device's threads -----------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -211,14 +218,20 @@ class Device:
                     job = self._next()
                 if self._is_stopping or job is None:
                     return
+                self._stepping.add(job)
             self._step(job)
+            with self._changed:
+                self._stepping.discard(job)
+                self._changed.notify_all()
 
     def _next(self) -> Job | None:
         """The job whose turn it is; moves waiting ones in where there is room."""
         while sum(not job.live for job in self._running) < self.limits.max_running and (order := self._order()):
             self._leave_line(order[0])
             self._begin(order[0])
-        ready = [job for job in self._running if job.can_step]
+        ready = [job for job in self._running if job.can_step and job not in self._stepping]
+        if any(job.is_urgent for job in self._stepping):  # whose sound runs out gets all the cores
+            ready = [job for job in ready if job.is_urgent or job.is_closed]
         return min(ready, key=lambda job: (not job.is_closed, not job.is_urgent, job.served_s), default=None)
 
     def _step(self, job: Job) -> None:
@@ -272,7 +285,7 @@ class Device:
         return self._usual_s * position / self.limits.max_running
 
     def _send(self, job: Job, event: Any) -> None:
-        job.unread += 1
+        job.num_sent += 1
         try:
             job.loop.call_soon_threadsafe(job.events.put_nowait, event)
         except RuntimeError:  # the loop has ended: nobody reads

@@ -112,6 +112,7 @@ class NativeSession:
         session = event.get("session")
         if not isinstance(session, dict):
             raise NativeError("session.update needs a session object", code="missing_field")
+        _refuse_slices(session)
         voice = session.get("tts_ref_audio") or session.get("ref_audio")
         config = LiveConfig(instructions=str(session.get("instructions", "")),
                             keep_mb=self.state.config.limits.session_memory_mb)
@@ -123,6 +124,7 @@ class NativeSession:
     async def _append(self, event: dict[str, Any]) -> None:
         if self.live is None:
             raise NativeError("send session.update first", code="not_ready")
+        _refuse_slices(event)
         for frame in event.get("video_frames") or ():
             self._take(self.live.see(self.state.reader.picture(str(frame), "video_frames")))
         waveform = _floats(event)
@@ -220,6 +222,11 @@ def open_session(state: ServerState, config: LiveConfig) -> LiveSession | Duplex
     if state.model.voices():
         return LiveSession(state.model, state.model.parts.recogniser.detector, config)
     return open_duplex(state.model.parts, instructions=config.instructions or SYSTEM_PROMPT, ref_audio=config.voice)
+
+
+def _refuse_slices(fields: dict[str, Any]) -> None:
+    if fields.get("max_slice_nums", 1) != 1:
+        raise NativeError("pictures are fed whole here: max_slice_nums is 1", code="invalid_payload")
 
 
 def _floats(event: dict[str, Any]) -> np.ndarray:

@@ -426,7 +426,8 @@ class RealtimeSession:
         self._start(work)
 
     def _written(self, sound: AudioPart) -> Iterator[Heard]:
-        yield Heard(self.state.model.written_down(np.asarray(sound.source)) or "")
+        language = self.live.config.language
+        yield Heard(self.state.model.written_down(np.asarray(sound.source), language) or "")
 
     # --- once a second ---------------------------------------------------------------------------------------------
 

@@ -34,16 +34,18 @@ class TurnDetection(Strict):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     prefix_padding_ms: int = Field(default=300, ge=0, le=10_000)
     silence_duration_ms: int = Field(default=500, ge=100, le=10_000)
-    idle_timeout_ms: int | None = Field(default=None, ge=1000, le=600_000)
+    idle_timeout_ms: None = None
     create_response: bool = True
     interrupt_response: bool = True
     eagerness: Literal["low", "medium", "high", "auto"] | None = None
 
 
 class Transcription(Strict):
+    """Turns it on. The recogniser is the model's own, whatever is named."""
+
     model: str | None = None
-    language: str | None = None
-    prompt: str | None = None
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
+    prompt: None = None
 
 
 class AudioInput(Strict):
@@ -153,11 +155,21 @@ def live_config(settings: Settings, state: ServerState) -> LiveConfig:
         instructions=words, voice=voices.choose(state.model, settings.audio.output.voice),
         speed=settings.audio.output.speed, speaks=settings.speaks, max_tokens=max(1, limit),
         temperature=settings.temperature, keep_mb=state.config.limits.session_memory_mb,
-        form=_form(tools, settings.tool_choice))
+        form=_form(tools, settings.tool_choice), language=_language(settings, state))
     if detection is None:
         return replace(config, detects=False, answers=False, barge_in=False)
     return replace(config, gate=_gate(detection), answers=detection.create_response,
                    barge_in=detection.interrupt_response)
+
+
+def _language(settings: Settings, state: ServerState) -> str | None:
+    """The language that the user speaks, where it was told. Raises ApiError for one that nobody here understands."""
+    asked = settings.audio.input.transcription
+    language = None if asked is None else asked.language
+    if language is not None and language not in state.model.parts.recogniser.vocabulary.languages:
+        raise ApiError(f"the recogniser does not know the language {language!r}; leave it out to have it found",
+                       param="session.audio.input.transcription.language", code="invalid_value")
+    return language
 
 
 def _form(tools: list[Tool], choice: Any) -> Any:

@@ -63,8 +63,9 @@ class ServerState:
     @classmethod
     def of(cls, model: MiniCPMO, config: ServerConfig) -> ServerState:
         spoken = SpokenAnswers()
+        workers = config.limits.batch if config.limits.batch > 1 and model.share(config.limits.batch) else 1
         model.keep_conversations(config.limits.max_sessions + config.limits.max_running)
-        return cls(model, config, Device(config.limits), Metrics(config.served_name or model.name), spoken,
+        return cls(model, config, Device(config.limits, workers), Metrics(config.served_name or model.name), spoken,
                    MediaReader(config, spoken.text), int(time.time()), Slots(config.limits.max_sessions))
 
     @property

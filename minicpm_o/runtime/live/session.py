@@ -64,7 +64,7 @@ class LiveModel(Protocol):
     @property
     def speak_stream(self) -> Callable[..., Any]: ...
 
-    def written_down(self, waveform: np.ndarray) -> str | None: ...
+    def written_down(self, waveform: np.ndarray, language: str | None = None) -> str | None: ...
 
     def read_ahead(self, messages: Any, cancel: threading.Event | None = None) -> int: ...
 
@@ -81,6 +81,8 @@ class LiveConfig:
     """None: the quickest there is."""
     speed: float = 1.0
     speaks: bool = True
+    language: str | None = None
+    """Of the user's speech, "en" or so; None finds it out each time."""
     max_tokens: int = 256
     temperature: float | None = None
     seed: int | None = None
@@ -507,7 +509,7 @@ class LiveSession:
     def _written(self, message: Message) -> str | None:
         """The words of a message's sound; None where it has none, or where the model writes none down."""
         sounds = [part for part in message.parts if isinstance(part, AudioPart)]
-        return self.model.written_down(np.asarray(sounds[-1].source)) if sounds else None
+        return self.model.written_down(np.asarray(sounds[-1].source), self.config.language) if sounds else None
 
     # --- rules -----------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Model:
             yield SimpleNamespace(text=word + " ")
         yield reply
 
-    def written_down(self, waveform: np.ndarray) -> str:
+    def written_down(self, waveform: np.ndarray, language: str | None = None) -> str:
         return self.heard
 
     def read_ahead(self, messages: Any, cancel: threading.Event | None = None) -> int:

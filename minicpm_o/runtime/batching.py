@@ -1,0 +1,221 @@
+"""Decode steps of several conversations as one run of the language graph.
+
+Reading the weights is most of what a step costs, and one reading serves all. `SharedEngine` is an engine that threads
+decode with at the same time: whoever comes while others are at it is answered in the same run. Alone it does what
+`Engine` does. Letters: B slots, D language width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checkpoints.bundle import Bundle
+from ..errors import CheckpointError
+from ..model.config import LanguageConfig
+from .cache import KVCache
+from .device import DevicePlan, session_options
+from .engine import Embeddings, Engine, Step
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+SLOTS = 2
+"""Conversations in one run. Two cost little more than one; four on two cores nearly twice as much as two."""
+COMPANY_S = 0.1
+"""Whoever decoded so long ago is still at it."""
+PATIENCE_S = 0.004
+"""How long a step waits for those who are at it."""
+IDLE_CAPACITY = 8
+"""Tokens of the cache that stands in an empty slot."""
+
+
+@dataclass(eq=False)
+class Ask:
+    """One conversation's next step."""
+
+    token_id: int
+    cache: KVCache
+    step: Step | None = None
+    error: BaseException | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.step is not None or self.error is not None
+
+
+class Combiner:
+    """Lets threads that ask at about the same time be answered by one call. The first to come does the work."""
+
+    def __init__(self, answer: Callable[[Sequence[Ask]], None], most: int) -> None:
+        """answer: fills in the steps of at most `most` asks."""
+        self._answer = answer
+        self._most = most
+        self._changed = threading.Condition()
+        self._waiting: list[Ask] = []
+        self._seen: dict[int, float] = {}
+        self._is_answering = False
+
+    def __call__(self, ask: Ask) -> Step:
+        with self._changed:
+            self._waiting.append(ask)
+            self._seen[id(ask.cache)] = time.monotonic()
+            self._changed.notify_all()
+        while not ask.is_done:
+            batch = self._next_batch(ask)
+            if batch:
+                self._run(batch)
+        if ask.error is not None:
+            raise ask.error
+        assert ask.step is not None
+        return ask.step
+
+    def _next_batch(self, ask: Ask) -> list[Ask]:
+        """What this thread has to answer; [] when its own ask was answered meanwhile."""
+        with self._changed:
+            while self._is_answering and not ask.is_done:
+                self._changed.wait()
+            if ask.is_done:
+                return []
+            self._is_answering = True
+            ends = time.monotonic() + PATIENCE_S
+            while len(self._waiting) < self._expected() and (left := ends - time.monotonic()) > 0:
+                self._changed.wait(left)
+            own = self._waiting.index(ask)
+            others = [other for place, other in enumerate(self._waiting) if place != own]
+            batch = [ask, *others[: self._most - 1]]
+            self._waiting = [other for other in self._waiting if other not in batch]
+            return batch
+
+    def _expected(self) -> int:
+        """How many are at it: those who asked a moment ago."""
+        now = time.monotonic()
+        self._seen = {cache: when for cache, when in self._seen.items() if now - when < COMPANY_S}
+        return min(self._most, len(self._seen))
+
+    def _run(self, batch: Sequence[Ask]) -> None:
+        try:
+            self._answer(batch)
+        except BaseException as error:  # noqa: BLE001 - each of those who wait is told
+            for ask in batch:
+                ask.error = ask.error or error
+        finally:
+            with self._changed:
+                self._is_answering = False
+                self._changed.notify_all()
+
+
+class SharedEngine(Engine):
+    """An engine that several threads decode with, several conversations in one run."""
+
+    is_shared = True
+
+    def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings,
+                 together: InferenceSession, slots: int = SLOTS) -> None:
+        """together: the graph of `checkpoints.graphs.batched` for so many slots."""
+        super().__init__(session, config, embeddings)
+        self.slots = slots
+        self.runs_together = 0
+        """Runs that served more than one conversation."""
+        self._together = _Together(together, config, slots)
+        self._combine = Combiner(self._answer, slots)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, plan: DevicePlan, slots: int = SLOTS) -> SharedEngine:
+        """Load the language part twice, once for several conversations. Raises CheckpointError."""
+        alone = Engine.from_bundle(bundle, plan)
+        session = open_together(bundle.path("language.onnx"), plan, slots)
+        return cls(alone.session, alone.config, alone.embeddings, session, slots)
+
+    def decode(self, token_id: int, cache: KVCache) -> Step:
+        """As `Engine.decode`; together with others who decode at the same time."""
+        cache.make_room(1)
+        return self._combine(Ask(token_id, cache))
+
+    def _answer(self, batch: Sequence[Ask]) -> None:
+        if len(batch) == 1:
+            batch[0].step = self._run(self.embed([batch[0].token_id]), batch[0].cache)
+            return
+        self.runs_together += 1
+        embeds = self.embed([ask.token_id for ask in batch])
+        steps = self._together(embeds, [ask.cache for ask in batch])
+        for ask, step in zip(batch, steps, strict=True):
+            ask.cache.length += 1
+            ask.step = step
+
+
+def open_together(path: Path, plan: DevicePlan, slots: int) -> InferenceSession:
+    """The language graph at path for so many conversations, built in memory. Raises CheckpointError."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnxruntime import InferenceSession
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    from ..checkpoints.graphs.batched import batched
+
+    try:
+        model = batched(onnx.load(str(path)), slots)
+        return InferenceSession(model.SerializeToString(), session_options(plan, kind="language"),
+                                providers=[plan.provider])
+    except (OSError, ValueError, DecodeError, state.Fail, state.InvalidGraph, state.InvalidArgument,
+            state.NotImplemented) as error:
+        raise CheckpointError(f"{path} cannot be run for several conversations at once ({error})") from error
+
+
+class _Together:
+    """Prepared memory of the batched graph. Which caches lie in the slots changes from run to run."""
+
+    def __init__(self, session: InferenceSession, config: LanguageConfig, slots: int) -> None:
+        self.session, self.config, self.slots = session, config, slots
+        self.embeds = np.zeros((1, slots, config.width), np.float32)
+        self.logits = np.zeros((1, slots, config.vocab_size), np.float32)
+        self.hidden = np.zeros((1, slots, config.width), np.float32)
+        self.last = [np.zeros(1, np.int32) for _ in range(slots)]
+        self.total = [np.zeros((), np.int32) for _ in range(slots)]
+        self.idle = KVCache.empty(config, min(IDLE_CAPACITY, config.context_tokens))
+        self.binding = session.io_binding()
+        self._kept: dict[str, Any] = {}
+        self._bound: list[int] = [0] * slots
+        self._bind("inputs_embeds", self.embeds)
+        self._bind("logits", self.logits, is_output=True)
+        self._bind("hidden_states", self.hidden, is_output=True)
+        for slot in range(slots):
+            self._bind(f"s{slot}.seqlens_k", self.last[slot])
+            self._bind(f"s{slot}.total_sequence_length", self.total[slot])
+
+    def __call__(self, embeds: np.ndarray, caches: Sequence[KVCache]) -> list[Step]:
+        """embeds (n, D), one token for each of n <= B caches, which have room for it."""
+        self.embeds[0, : len(embeds)] = embeds
+        for slot in range(self.slots):
+            cache = caches[slot] if slot < len(caches) else self.idle
+            self._place(slot, cache)
+            self.last[slot][0], self.total[slot][...] = cache.length, cache.length + 1
+        self.session.run_with_iobinding(self.binding)
+        return [Step(self.logits[0, slot].copy(), self.hidden[0, slot : slot + 1].copy())
+                for slot in range(len(caches))]
+
+    def _place(self, slot: int, cache: KVCache) -> None:
+        """Bind a cache's own buffers to a slot, unless they lie there already."""
+        mark = id(cache.arrays[0])
+        if self._bound[slot] == mark:
+            return
+        names = [f"{layer}.{kind}" for layer in range(self.config.layers) for kind in ("key", "value")]
+        for name, array in zip(names, cache.arrays, strict=True):
+            value = self._bind(f"s{slot}.past_key_values.{name}", array)
+            self.binding.bind_ortvalue_output(f"s{slot}.present.{name}", value)
+        self._bound[slot] = mark
+
+    def _bind(self, name: str, array: np.ndarray, *, is_output: bool = False) -> Any:
+        """The value keeps the array alive, so that its address is nobody else's."""
+        from onnxruntime import OrtValue
+
+        value = self._kept[name] = OrtValue.ortvalue_from_numpy(array)
+        bind = self.binding.bind_ortvalue_output if is_output else self.binding.bind_ortvalue_input
+        bind(name, value)
+        return value
