@@ -40,6 +40,7 @@ lock: ## pin the requirements anew (needs uv)
 	$(COMPILE) --group build --group torch-needs --extra dev --extra eval --extra heic --extra serve --extra zh \
 		--constraints requirements/base.txt --overrides requirements/overrides.txt \
 		--output-file requirements/dev.txt
+	$(COMPILE) --group build --extra serve --constraints requirements/base.txt --output-file requirements/serve.txt
 	$(COMPILE) --extra bench --constraints requirements/base.txt --output-file requirements/bench.txt
 
 clean: ## remove the virtual environment and everything built; the cache of nano stays

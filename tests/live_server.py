@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import uvicorn
 
 from minicpm_o.api import MiniCPMO
 from minicpm_o.server.app import create_app
 from minicpm_o.server.config import ServerConfig
-from minicpm_o.server.run import open_port, uvicorn_config
+from minicpm_o.server.run import in_background
 from minicpm_o.server.state import ServerState
 
 RATE_HZ = 24_000
@@ -42,20 +38,9 @@ class Running:
 def serving(model: MiniCPMO, config: ServerConfig | None = None) -> Iterator[Running]:
     """Serve while the block lasts."""
     config = config or ServerConfig(port=0)
-    listener: socket.socket = open_port(config)
     app = create_app(model, config)
-    server = uvicorn.Server(uvicorn_config(app, config))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server ended before it listened"
-        time.sleep(0.01)
-    try:
-        scheme = "https" if config.ssl_certfile else "http"
-        yield Running(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", app.state.server)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
+    with in_background(app, config) as address:
+        yield Running(address, app.state.server)
 
 
 def spoken(model: MiniCPMO, *pieces: str | float, noise: float = 1e-3) -> np.ndarray:

@@ -133,7 +133,7 @@ def test_notice_names_every_asset_folder() -> None:
 
 
 def test_requirements_are_pinned_and_hashed() -> None:
-    for name in ("base", "dev", "bench"):
+    for name in ("base", "serve", "dev", "bench"):
         text = words(ROOT / "requirements" / f"{name}.txt").replace("\\\n", "")
         for line in (line for line in text.splitlines() if line and not line.startswith("#")):
             assert re.match(r"[\w.\[\]-]+==\S+", line) and "--hash=sha256:" in line, f"{name}.txt: {line[:80]}"
@@ -148,7 +148,7 @@ def test_requirements_cover_the_project() -> None:
     assert block
     wanted = set(re.findall(r'"([\w-]+)', block.group(1)))
     assert wanted <= {pin.split("==")[0] for pin in pins("base.txt")}, "run `make lock`"
-    assert pins("base.txt") <= pins("dev.txt"), "run `make lock`"
+    assert pins("base.txt") <= pins("serve.txt") & pins("dev.txt"), "run `make lock`"
 
 
 def test_version_has_one_value() -> None:

@@ -15,7 +15,6 @@ import asyncio
 import base64
 import json
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
-import uvicorn
 import websockets
 
 from ..errors import OptionError
@@ -34,7 +32,7 @@ from ..runtime.live.session import LiveConfig, LiveSession, Work
 from .app import create_app
 from .config import ServerConfig
 from .media import from_pcm16, pcm16
-from .run import open_port, uvicorn_config
+from .run import in_background
 
 if TYPE_CHECKING:
     from ..api import MiniCPMO
@@ -79,19 +77,8 @@ class Spread:
 def serving(model: MiniCPMO, *, with_page: bool = False) -> Iterator[str]:
     """A server on a free port in a thread; its address as host:port."""
     config = ServerConfig(port=0, with_page=with_page)
-    listener = open_port(config)
-    server = uvicorn.Server(uvicorn_config(create_app(model, config), config))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise OptionError("the server of the benchmark ended before it listened")
-        time.sleep(0.01)
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
+    with in_background(create_app(model, config), config) as address:
+        yield address.removeprefix("http://")
 
 
 def questions(model: MiniCPMO, voice: str | None = None) -> list[np.ndarray]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -67,6 +70,24 @@ def serve(app: FastAPI, config: ServerConfig, listener: socket.socket) -> None:
     server = Server(uvicorn_config(app, config), app.state.server)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises the signal again when all is closed
     asyncio.run(server.serve(sockets=[listener]))
+
+
+@contextmanager
+def in_background(app: FastAPI, config: ServerConfig) -> Iterator[str]:
+    """Serve in a thread while the block lasts; gives the address, as "http://127.0.0.1:8000"."""
+    listener = open_port(config)
+    server = uvicorn.Server(uvicorn_config(app, config))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise OptionError("the server ended before it listened; its log says why")
+        time.sleep(0.01)
+    try:
+        yield f"{'https' if config.ssl_certfile else 'http'}://{config.host}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
 
 
 def uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:

@@ -37,6 +37,17 @@ def counting(count: int, log: list[Any] | None = None, name: str = "") -> Callab
     return work
 
 
+def holding() -> tuple[threading.Event, Callable[[], Iterator[int]]]:
+    """Work that stands still until its event is set."""
+    gate = threading.Event()
+
+    def held() -> Iterator[int]:
+        gate.wait(5)
+        yield 0
+
+    return gate, held
+
+
 async def collected(job: Any) -> list[Any]:
     return [event async for event in job]
 
@@ -70,11 +81,7 @@ def test_running_jobs_take_turns_step_by_step() -> None:
 
 def test_owners_take_turns_in_line() -> None:
     log: list[Any] = []
-    gate = threading.Event()
-
-    def held() -> Iterator[int]:
-        gate.wait(5)
-        yield 0
+    gate, held = holding()
 
     async def act(device: Device) -> None:
         jobs = [device.submit(held)]
@@ -91,11 +98,7 @@ def test_owners_take_turns_in_line() -> None:
 
 
 def test_a_full_line_is_told_when_to_come_back() -> None:
-    gate = threading.Event()
-
-    def held() -> Iterator[int]:
-        gate.wait(5)
-        yield 0
+    gate, held = holding()
 
     async def act(device: Device) -> None:
         jobs = [device.submit(held)]
@@ -179,11 +182,7 @@ def test_a_reader_that_leaves_ends_its_job() -> None:
 
 
 def test_a_waiting_job_that_is_given_up_leaves_the_line() -> None:
-    gate = threading.Event()
-
-    def held() -> Iterator[int]:
-        gate.wait(5)
-        yield 0
+    gate, held = holding()
 
     async def act(device: Device) -> None:
         running = device.submit(held)
@@ -226,12 +225,7 @@ def test_a_draining_device_finishes_and_takes_nothing_new() -> None:
 
 
 def test_what_is_left_at_the_end_is_refused_not_forgotten() -> None:
-    gate = threading.Event()
-
-    def held() -> Iterator[int]:
-        gate.wait(5)
-        yield 0
-        gate.wait(5)
+    gate, held = holding()
 
     async def run() -> None:
         device = Device(Limits(max_running=1))
