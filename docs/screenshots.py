@@ -16,6 +16,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from minicpm_o import MiniCPMO
+from minicpm_o.cli.serve import warm_up
 from minicpm_o.server.live_bench import serving
 
 HERE = Path(__file__).parent
@@ -77,6 +78,7 @@ def phone(address: str, model: MiniCPMO, folder: Path) -> None:
 
 def main() -> None:
     model = MiniCPMO.from_pretrained("nano", progress=False)
+    warm_up(model)
     photo = Path(str(resources.files("minicpm_o") / "assets" / "samples" / "photo.jpg"))
     with serving(model, with_page=True) as address, tempfile.TemporaryDirectory() as folder:
         desktop(address, photo)
