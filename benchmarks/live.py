@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -31,23 +32,24 @@ def main() -> None:
     common.publish(common.RESULTS / "live.json", report, text(report))
 
 
-def rows(report: dict[str, Any]) -> list[tuple[object, ...]]:
-    """What was measured, median, 95th percentile, goal."""
+def rows(report: dict[str, Any], say: Callable[[str], str] = str) -> list[tuple[object, ...]]:
+    """What was measured, median, 95th percentile, goal; `say` translates the words."""
     found = report["measures"]
     answers, load, memory, unit = found["answers"], found["load"], found["long_session"], found["unit_s"]
-    together = f"{load['chats']} chats and {load['live_sessions']} live sessions"
+    together = f"{load['chats']} {say('chats and')} {load['live_sessions']} {say('live sessions')}"
+    session = f"{memory['minutes']:g} {say('minutes')}, {memory['turns']} {say('turns')}"
     return [
-        ("end of speech to first word, ms", *_spread(answers["first_text_ms"]), ""),
-        ("end of speech to first sound, ms", *_spread(answers["first_audio_ms"]), "700, p95 1200"),
-        ("silence inside an answer, ms", *_spread(answers["gap_ms"]), "0"),
-        ("computing for a second of listening, s", unit["listening"], "", "0.5"),
-        ("the same with camera and a rule, s", unit["with_camera_and_rule"], "", "0.5"),
-        ("server over engine", found["overhead"]["server_over_engine"], "", "1.1"),
-        (f"{together}: answers with gaps", f"{load['answers_with_gaps']} of {load['live_answers']}", "", "0"),
-        (f"{together}: first sound, ms", *_spread(load["first_audio_ms"]), ""),
-        (f"{together}: chat tokens/s", load["chat_tokens_per_s"], "", ""),
-        (f"{memory['minutes']:g} minutes, {memory['turns']} turns: MB settled, at the end",
-         memory["rss_mb"]["settled"], memory["rss_mb"]["end"], "flat"),
+        (say("end of speech to first word, ms"), *_spread(answers["first_text_ms"]), ""),
+        (say("end of speech to first sound, ms"), *_spread(answers["first_audio_ms"]), "700, p95 1200"),
+        (say("silence inside an answer, ms"), *_spread(answers["gap_ms"]), "0"),
+        (say("computing for a second of listening, s"), unit["listening"], "", "0.5"),
+        (say("the same with camera and a rule, s"), unit["with_camera_and_rule"], "", "0.5"),
+        (say("server over engine"), found["overhead"]["server_over_engine"], "", "1.1"),
+        (f"{together}: {say('answers with gaps')}", f"{load['answers_with_gaps']} / {load['live_answers']}", "", "0"),
+        (f"{together}: {say('first sound, ms')}", *_spread(load["first_audio_ms"]), ""),
+        (f"{together}: {say('chat tokens/s')}", load["chat_tokens_per_s"], "", ""),
+        (f"{session}: {say('MB settled, at the end')}",
+         memory["rss_mb"]["settled"], memory["rss_mb"]["end"], say("flat")),
     ]
 
 

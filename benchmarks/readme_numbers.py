@@ -31,7 +31,14 @@ CHINESE = {
     "whole process s": "整个进程 秒", "target": "目标", "minutes": "分钟", "MB received": "下载 MB",
     "MB of .venv": ".venv MB", "MB of cache": "缓存 MB", "measured": "测量项", "unit": "单位",
     "median": "中位数", "range": "范围",
-    "p95": "p95", "goal": "目标值",
+    "p95": "p95", "goal": "目标值", "end of speech to first word, ms": "话音结束到首词，毫秒",
+    "end of speech to first sound, ms": "话音结束到首个声音，毫秒",
+    "silence inside an answer, ms": "回答中的停顿，毫秒",
+    "computing for a second of listening, s": "听一秒所需的计算，秒",
+    "the same with camera and a rule, s": "同上，加摄像头和一条规则，秒", "server over engine": "服务器与引擎耗时之比",
+    "chats and": "个文字聊天和", "live sessions": "个实时会话", "answers with gaps": "有停顿的回答",
+    "first sound, ms": "首个声音，毫秒", "chat tokens/s": "聊天词元/秒", "turns": "轮",
+    "MB settled, at the end": "稳定后与结束时 MB", "flat": "持平",
     "ours / it": "本项目 / 它", "model": "模型", "step": "步骤", "s": "秒", "MB on disk": "磁盘 MB",
     "random checkpoint written": "写出随机权重", "exported to 4 bits": "导出为 4 位", "question": "问题",
     "prompt tokens": "提示词元", "first token s": "首词元 秒", "whole s": "总计 秒", "text": "文本", "picture": "图片",
@@ -147,7 +154,7 @@ def live(say: Say) -> str | None:
     if report is None:
         return None
     columns = head(say, "measured", "median", "p95", "goal")
-    return f"{common.table(columns, live_bench.rows(report))}\n\n{common.provenance(report)}"
+    return f"{common.table(columns, live_bench.rows(report, say))}\n\n{common.provenance(report)}"
 
 
 def live_more(say: Say) -> str | None:
