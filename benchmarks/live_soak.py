@@ -16,10 +16,15 @@ import io
 import json
 import random
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,9 +34,8 @@ import websockets
 
 import common
 from minicpm_o import MiniCPMO
-from minicpm_o.cli.serve import warm_up
 from minicpm_o.rates import SPEECH_RATE_HZ
-from minicpm_o.server.live_bench import ask_aloud, questions, serving
+from minicpm_o.server.live_bench import ask_aloud, questions
 from minicpm_o.server.media import pcm16
 
 RETRIES = 30
@@ -192,17 +196,48 @@ async def soak(address: str, sounds: list[Any], seconds: float) -> Tally:
     return load.tally
 
 
+@contextmanager
+def served() -> Iterator[tuple[str, psutil.Process]]:
+    """A server in a process of its own, so that its memory is its own; the address and the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen([sys.executable, "-m", "minicpm_o", "serve", "--port", "0"], stderr=file)
+        while "served at" not in log.read_text(encoding="utf-8"):
+            if process.poll() is not None:
+                sys.exit(log.read_text(encoding="utf-8"))
+            time.sleep(0.2)
+        try:
+            yield log.read_text(encoding="utf-8").split("served at http://")[1].split()[0], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+async def watched(process: psutil.Process, seconds: float) -> list[float]:
+    """Resident memory in MB, once a minute."""
+    sizes = []
+    for _ in range(max(1, round(seconds / 60))):
+        await asyncio.sleep(60)
+        sizes.append(round(process.memory_info().rss / 1e6, 1))
+    return sizes
+
+
+async def soaked(address: str, process: psutil.Process, sounds: list[Any], seconds: float) -> tuple[Tally, list[float]]:
+    tally, sizes = await asyncio.gather(soak(address, sounds, seconds), watched(process, seconds))
+    return tally, sizes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--settle-minutes", type=float, default=2.0, help="load before the measure begins")
     options = parser.parse_args()
-    model = MiniCPMO.from_pretrained("nano", progress=False)
-    warm_up(model)
-    sounds, process = questions(model), psutil.Process()
-    with serving(model) as address:
-        asyncio.run(soak(address, sounds, 60.0))  # caches and arenas reach their size before the measure begins
+    sounds = questions(MiniCPMO.from_pretrained("nano", progress=False))
+    with served() as (address, process):
+        asyncio.run(soak(address, sounds, 60 * options.settle_minutes))  # caches and arenas reach their size
         settled = process.memory_info().rss / 1e6
-        tally = asyncio.run(soak(address, sounds, 60 * options.minutes))
+        tally, sizes = asyncio.run(soaked(address, process, sounds, 60 * options.minutes))
         time.sleep(5)
         end = process.memory_info().rss / 1e6
         health = httpx.get(f"http://{address}/health").json()
@@ -212,7 +247,8 @@ def main() -> None:
               "minutes": options.minutes, "answered": dict(tally.answered), "told_to_come_back": dict(tally.refused),
               "faults": dict(tally.faults), "lost": tally.lost, "server_errors": tally.server_errors,
               "first_audio_ms": round(statistics.median(tally.first_audio_ms)), "mb_before": round(settled, 1),
-              "mb_after": round(end, 1), "left_on_device": health["running"] + health["waiting"], "holds": holds}
+              "mb_after": round(end, 1), "mb_by_minute": sizes,
+              "left_on_device": health["running"] + health["waiting"], "holds": holds}
     common.publish(common.RESULTS / "live_soak.json", report, text(report))
 
 
@@ -224,6 +260,7 @@ def text(report: dict[str, Any]) -> str:
     rows = [*counts, ("answers lost", len(report["lost"])), ("5xx", len(report["server_errors"])),
             ("first sound, median", f"{report['first_audio_ms']} ms"),
             ("memory before and after", f"{report['mb_before']} MB, {report['mb_after']} MB"),
+            ("memory, minute by minute", " ".join(f"{size:.0f}" for size in report["mb_by_minute"])),
             ("left on the device", report["left_on_device"]), ("holds", "yes" if report["holds"] else "no")]
     length = f"{report['minutes']:g} minutes"
     return f"{common.table(['soak', length], rows)}\n\n{common.provenance(report)}\n"

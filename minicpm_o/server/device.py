@@ -257,6 +257,7 @@ class Device:
                 close()
             except BaseException:
                 logger.exception("an answer could not be closed")
+        job.iterator = iter(())
         with self._changed:
             if job in self._running:
                 self._running.remove(job)

@@ -62,6 +62,7 @@ class NativeSession:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             self.state.slots.leave(self)
+            self._handlers.clear()
 
     async def _wait_in_line(self) -> None:
         """Tell where in line the client stands, until it has a place."""
@@ -195,6 +196,7 @@ class NativeSession:
             self.channel.error(NativeError(str(as_api_error(error)), status=500, code="inference_error"))
         finally:
             job.close()
+            work.forget()
             self._tasks.pop(work, None)
             self._confirmed.pop(work, None)
 

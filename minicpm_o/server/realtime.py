@@ -121,6 +121,7 @@ class RealtimeSession:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             self.state.slots.leave(self)
+            self._handlers.clear()  # they hold the session, and it its sounds
 
     async def _handle(self, event: dict[str, Any]) -> None:
         """One client event; what is wrong with it is told with its id."""
@@ -387,8 +388,10 @@ class RealtimeSession:
             self._writer(work).end("stop", error=told.body())
             self.channel.error(told)
         finally:
-            work.cancel.set() if not work.is_done else None
+            if not work.is_done:
+                work.cancel.set()
             job.close()
+            work.forget()
             for kept in (self._tasks, self._confirmed, self._writers, self._metadata):
                 kept.pop(work, None)  # type: ignore[attr-defined]
 

@@ -233,8 +233,10 @@ def test_what_is_left_at_the_end_is_refused_not_forgotten() -> None:
         device.submit(held)
         await asyncio.sleep(0.05)
         waiting = device.submit(counting(1))
-        gate.set()
-        await asyncio.to_thread(device.stop)
+        stopping = asyncio.create_task(asyncio.to_thread(device.stop))
+        await asyncio.sleep(0.2)
+        gate.set()  # the step that was running ends; nothing is begun any more
+        await stopping
         with pytest.raises(ApiError, match="shutting down"):
             await asyncio.wait_for(collected(waiting), 5)
 

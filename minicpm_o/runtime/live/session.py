@@ -140,6 +140,15 @@ class Work:
     is_committed: bool = False
 
 
+    def forget(self) -> None:
+        """Nobody runs it any more: what it would need is let go at once, not when cycles are looked for."""
+        self.run = _nothing
+
+
+def _nothing() -> Iterator[LiveEvent]:
+    return iter(())
+
+
 SessionEvent: TypeAlias = "LiveEvent | Work"
 
 
