@@ -56,6 +56,7 @@ def create_app(model: MiniCPMO, config: ServerConfig | None = None) -> FastAPI:
     for module in (chat, speech, transcriptions, realtime):
         app.include_router(module.router)
     _add_plain_routes(app)
+    _name_models(app, state)
     if config.with_page:
         app.mount("/", PageFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(Guard, config=config)
@@ -115,6 +116,21 @@ def _add_plain_routes(app: FastAPI) -> None:
     async def unknown(rest: str) -> None:
         """What OpenAI has and this server has not."""
         raise ApiError(f"/v1/{rest} is not served here", status=404, code="not_found")
+
+
+def _name_models(app: FastAPI, state: ServerState) -> None:
+    """The description says which models a request may name."""
+    describe, names = app.openapi, sorted({state.model_name, state.model.name, "default"})
+
+    def described() -> dict[str, Any]:
+        found = describe()
+        for schema in found["components"]["schemas"].values():
+            model = schema.get("properties", {}).get("model")
+            if model is not None and model.get("type") == "string":
+                model["enum"] = names
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _card(state: ServerState) -> dict[str, Any]:

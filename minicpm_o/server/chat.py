@@ -34,6 +34,7 @@ router = APIRouter()
 
 ChatEvent: TypeAlias = "TextPiece | AudioChunk | Reply"
 FINISH: Mapping[str, str] = {"stop": "stop", "stop_string": "stop", "length": "length", "cancelled": "stop"}
+LEAST_TEMPERATURE = 1e-3
 LINE_TOLD_S = 2.0
 """How often a stream that waits in line says where it stands."""
 
@@ -97,11 +98,16 @@ def _prepare(state: ServerState, body: ChatRequest) -> Answer:
     form: Form | None = answer_form(body)
     stop = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
     usual = min(state.model.parts.defaults().max_tokens, limit)
-    options = {"max_tokens": body.token_limit or usual, "temperature": body.temperature, "top_p": body.top_p,
+    options = {"max_tokens": body.token_limit or usual, "temperature": _settled(body.temperature), "top_p": body.top_p,
                "top_k": body.top_k, "min_p": body.min_p, "repetition_penalty": body.repetition_penalty,
                "seed": body.seed, "stop": stop, "form": form}
     voice = voices.choose(state.model, body.audio.voice if body.audio else None) if body.wants_audio else None
     return Answer(state.model, messages, options, voice, body.wants_audio, tools)
+
+
+def _settled(temperature: float | None) -> float | None:
+    """Next to nothing is nothing: dividing by it would leave no finite number."""
+    return 0.0 if temperature is not None and temperature < LEAST_TEMPERATURE else temperature
 
 
 @dataclass

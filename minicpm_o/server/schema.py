@@ -66,7 +66,7 @@ class ChatRequest(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, lt=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: int | None = None
     stop: str | list[str] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
@@ -111,7 +111,7 @@ class SpeechRequest(Strict):
     """POST /v1/audio/speech."""
 
     model: str
-    input: str = Field(min_length=1, max_length=20_000)
+    input: str = Field(min_length=1, max_length=4096)
     voice: str | dict[str, Any] | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0)
