@@ -31,6 +31,7 @@ import httpx
 import psutil
 import soundfile
 import websockets
+import websockets.exceptions
 
 import common
 from minicpm_o import MiniCPMO

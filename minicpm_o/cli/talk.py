@@ -101,6 +101,7 @@ def _own_server(loading: Loading) -> Iterator[str]:
 
 async def _talk(call: Call, url: str, quiet: bool) -> None:
     import websockets
+    import websockets.exceptions
 
     headers = {"Authorization": f"Bearer {call.api_key}"} if call.api_key else {}
     address = url.rstrip("/").removesuffix("/v1").replace("http", "ws", 1) + "/v1/realtime"
