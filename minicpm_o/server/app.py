@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from .state import ServerState, state_of
 if TYPE_CHECKING:
     from ..api import MiniCPMO
 
-logger = logging.getLogger("minicpm_o.server")
 PAGE = Path(__file__).parent / "page"
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
-from .config import MIB, Limits
+from ..inputs.sources import MIB
+from ..runtime.live.session import new_id
+from .config import Limits
 from .errors import ApiError
 
 MOST_UNSENT_MB = 32.0
 TRY_AGAIN_LATER = 1013
-TOO_BIG = 1009
-GOING_AWAY = 1001
 
 
 class Channel:
@@ -48,7 +47,7 @@ class Channel:
         """Queue one event; it gets an id of its own."""
         if not self.is_open:
             return
-        text = json.dumps({"type": kind, "event_id": f"event_{uuid.uuid4().hex[:20]}", **fields}, ensure_ascii=False)
+        text = json.dumps({"type": kind, "event_id": new_id("event"), **fields}, ensure_ascii=False)
         self._unsent_bytes += len(text)
         if self._unsent_bytes > MOST_UNSENT_MB * MIB:
             self.close(TRY_AGAIN_LATER, "events were not read fast enough")
@@ -57,8 +56,7 @@ class Channel:
 
     def error(self, error: ApiError, event_id: Any = None) -> None:
         """Tell of an error; the socket stays open."""
-        self.send("error", error=error.body(event_id if isinstance(event_id, str) else None) | {"event_id": (
-            event_id if isinstance(event_id, str) else None)})
+        self.send("error", error={**error.body(), "event_id": event_id if isinstance(event_id, str) else None})
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End after what is queued; at once where the queue is why."""

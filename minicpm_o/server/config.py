@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ..errors import OptionError
 
-MIB = 1 << 20
-
 
 @dataclass(frozen=True)
 class Limits:

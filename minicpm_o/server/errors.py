@@ -31,10 +31,9 @@ class ApiError(Exception):
         """OpenAI's name for the kind."""
         return _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
-    def body(self, event_id: str | None = None) -> dict[str, Any]:
-        """The object under "error"; event_id is for sockets."""
-        body = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.details}
-        return body if event_id is None else {**body, "event_id": event_id}
+    def body(self) -> dict[str, Any]:
+        """The object under "error"."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.details}
 
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from .config import MIB
+from ..inputs.sources import MIB
 from .errors import ApiError
 
 TIMEOUT_S = 10.0

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
-from .config import MIB, ServerConfig
+from ..inputs.sources import MIB
+from .config import ServerConfig
 from .errors import ApiError, error_response
 
 Scope: TypeAlias = "MutableMapping[str, Any]"
@@ -20,8 +21,6 @@ Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
 Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
 App: TypeAlias = "Callable[[Scope, Receive, Send], Awaitable[None]]"
 
-OPEN_PATHS = ("/health", "/metrics")
-"""Answered without a key, for load balancers and Prometheus; the page's files are open too, its calls are not."""
 KEY_PROTOCOL = "openai-insecure-api-key."
 """How browsers bring a key to a WebSocket, which lets them set no header: as one of the protocols they offer."""
 POLICY_VIOLATION = 1008
@@ -66,9 +65,9 @@ class Guard:
         return "*" in self.config.origins or origin in self.config.origins or urlsplit(origin).netloc == host
 
     def _needs_key(self, scope: Scope) -> bool:
-        path = scope["path"]
-        is_api = path.startswith(("/v1", "/openapi", "/docs"))
-        return bool(self.config.api_keys) and is_api and path not in OPEN_PATHS and scope.get("method") != "OPTIONS"
+        """Health and metrics are for load balancers and Prometheus, the page's files for everybody; calls are not."""
+        is_api = scope["path"].startswith(("/v1", "/openapi"))
+        return bool(self.config.api_keys) and is_api and scope.get("method") != "OPTIONS"
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         """Let a body through up to the limit, whatever its length is said to be."""

@@ -19,10 +19,10 @@ from ..errors import InputError
 from ..inputs.audio import load_audio
 from ..inputs.image import load_image
 from ..inputs.messages import Message, messages_from_openai
-from ..inputs.sources import decode_base64
+from ..inputs.sources import MIB, decode_base64
 from ..inputs.video import load_video
 from ..rates import AUDIO_RATE_HZ
-from .config import MIB, ServerConfig
+from .config import ServerConfig
 from .errors import ApiError
 from .fetch import fetch
 
@@ -30,7 +30,7 @@ Kind = Literal["image", "audio", "video"]
 URL_PARTS: dict[str, Kind] = {"image_url": "image", "audio_url": "audio", "video_url": "video"}
 DATA_PARTS: dict[str, Kind] = {"input_audio": "audio", "input_video": "video"}
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
-FILE_KINDS = {"image": "image", "audio": "audio", "video": "video"}
+FILE_KINDS = ("image", "audio", "video")
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class MediaReader:
     def _file(self, file: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A file by its data: address, whose type says what it is."""
         data = str(file.get("file_data", ""))
-        kind = FILE_KINDS.get(data[5:].split("/")[0]) if data.startswith("data:") else None
-        if kind is None:
+        kind = data[5:].split("/")[0] if data.startswith("data:") else None
+        if kind not in FILE_KINDS:
             raise ApiError("files are taken as file_data, a data: address of an image, sound or video; file ids and "
                            "documents are not", param=where, code="invalid_value")
         return self._medium(kind, self.read(data, f"{where}.file_data"), where)

@@ -8,7 +8,6 @@ sessions are not closed after five minutes, since their context is kept within i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from .device import Job
 from .errors import ApiError, as_api_error
 from .media import read_base64, to_base64
 from .realtime_items import resampled_to
+from .socket_session import SocketSession
 from .state import ServerState
 
 LEAST_SAMPLES = AUDIO_RATE_HZ // 4
@@ -35,19 +35,15 @@ class NativeError(ApiError):
     """An error with one of the dialect's own codes."""
 
 
-class NativeSession:
+class NativeSession(SocketSession):
     """One client of the official demo."""
 
     def __init__(self, state: ServerState, channel: Channel, owner: str) -> None:
-        self.state = state
-        self.channel = channel
-        self.owner = owner
+        super().__init__(state, channel, owner)
         asked = channel.socket.query_params.get("session_id")
         self.id = asked or new_id("rt")
         self.live: LiveSession | DuplexSession | None = None
-        self._tasks: dict[Work, asyncio.Task[None]] = {}
-        self._confirmed: dict[Work, asyncio.Event] = {}
-        self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._handlers = {
             "session.update": self._update, "input_audio_buffer.append": self._append, "session.close": self._close}
 
     async def run(self) -> None:
@@ -57,12 +53,7 @@ class NativeSession:
             async for event in self.channel.events():
                 await self._handle(event)
         finally:
-            for work, task in list(self._tasks.items()):
-                work.cancel.set()
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-            self.state.slots.leave(self)
-            self._handlers.clear()
+            await self._end_all()
 
     async def _wait_in_line(self) -> None:
         """Tell where in line the client stands, until it has a place."""
@@ -96,16 +87,8 @@ class NativeSession:
         async for _ in self.channel.events():
             self.channel.error(NativeError("wait for session.queue_done", code="not_ready"))
 
-    async def _handle(self, event: dict[str, Any]) -> None:
-        try:
-            handler = self._handlers.get(event["type"])
-            if handler is None:
-                raise NativeError(f"events of type {event['type'][:80]!r} are not known", code="unknown_event")
-            result = handler(event)
-            if asyncio.iscoroutine(result):
-                await result
-        except Exception as error:  # noqa: BLE001 - told; the session goes on
-            self.channel.error(as_api_error(error), event.get("event_id"))
+    def _unknown(self, kind: str) -> ApiError:
+        return NativeError(f"events of type {kind!r} are not known", code="unknown_event")
 
     # --- client events ---------------------------------------------------------------------------------------------
 
@@ -137,10 +120,6 @@ class NativeSession:
         if isinstance(self.live, LiveSession) and not self.live.is_busy and not self._is_telling:
             self._listen()
 
-    def _close(self, event: dict[str, Any]) -> None:
-        self.channel.send("session.closed", reason="stopped")
-        self.channel.close()
-
     # --- answers ---------------------------------------------------------------------------------------------------
 
     @property
@@ -154,24 +133,13 @@ class NativeSession:
             elif isinstance(item, Interrupted):
                 self.state.metrics.barge_ins.inc()
                 self._listen()
-        for work, confirmed in self._confirmed.items():
-            if work.confirmed.is_set():
-                confirmed.set()
+        self._notice_confirmed()
         self._drop_cancelled()
 
     def _drop_cancelled(self) -> None:
         for work, task in list(self._tasks.items()):
             if work.cancel.is_set():
                 task.cancel()
-
-    def _start(self, work: Work) -> None:
-        live = self.live
-        job = self.state.device.submit(work.run, owner=self.owner, live=True,
-                                       lead_s=lambda: live.lead_s(work) if live else 0.0)
-        self._confirmed[work] = asyncio.Event()
-        if work.confirmed.is_set():
-            self._confirmed[work].set()
-        self._tasks[work] = asyncio.create_task(self._told(work, job))
 
     async def _told(self, work: Work, job: Job) -> None:
         try:
@@ -195,10 +163,7 @@ class NativeSession:
         except Exception as error:  # noqa: BLE001 - told; the session goes on
             self.channel.error(NativeError(str(as_api_error(error)), status=500, code="inference_error"))
         finally:
-            job.close()
-            work.forget()
-            self._tasks.pop(work, None)
-            self._confirmed.pop(work, None)
+            self._finished(work, job)
 
     def _speak(self, words: str, chunk: AudioChunk) -> None:
         """A clause in pieces of at most a second, the words with the first."""

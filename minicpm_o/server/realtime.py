@@ -7,14 +7,13 @@ a task of their own. Errors are told and do not close the socket.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, WebSocket
 
-from ..inputs.messages import AudioPart, Message
+from ..inputs.messages import AudioPart
 from ..rates import AUDIO_RATE_HZ
 from ..runtime.live.events import (
     AudioChunk,
@@ -36,9 +35,9 @@ from .media import from_pcm16, read_base64
 from .realtime_items import read_item, shown_item
 from .realtime_response import ResponseWriter
 from .realtime_settings import Settings, as_object, live_config, updated
+from .socket_session import SocketSession
 from .state import ServerState, owner_of, state_of
 
-logger = logging.getLogger("minicpm_o.server")
 router = APIRouter()
 
 TICK_S = 1.0
@@ -79,24 +78,20 @@ async def realtime(socket: WebSocket) -> None:
         state.channels.discard(channel)
 
 
-class RealtimeSession:
+class RealtimeSession(SocketSession):
     """OpenAI's dialect."""
 
     def __init__(self, state: ServerState, channel: Channel, owner: str) -> None:
-        self.state = state
-        self.channel = channel
-        self.owner = owner
+        super().__init__(state, channel, owner)
         self.id = new_id("sess")
         self.settings = Settings()
-        self.live = LiveSession(state.model, state.model.parts.recogniser.detector, live_config(self.settings, state))
+        self.live: LiveSession = LiveSession(state.model, state.model.parts.recogniser.detector,
+                                             live_config(self.settings, state))
         self.transcripts: dict[str, str] = {}
-        self._tasks: dict[Work, asyncio.Task[None]] = {}
-        self._confirmed: dict[Work, asyncio.Event] = {}
         self._writers: dict[Work, ResponseWriter] = {}
-        self._metadata: dict[Work, dict[str, Any]] = {}
         self._resampler: Any = None
         self._told_line_s = -LINE_TOLD_S
-        self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._handlers = {
             "session.update": self._update, "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit, "input_audio_buffer.clear": self._clear,
             "conversation.item.create": self._create_item, "conversation.item.retrieve": self._retrieve_item,
@@ -116,26 +111,11 @@ class RealtimeSession:
         finally:
             ticking.cancel()
             self.live.interrupt()
-            for work, task in list(self._tasks.items()):
-                work.cancel.set()
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-            self.state.slots.leave(self)
-            self._handlers.clear()  # they hold the session, and it its sounds
+            await self._end_all()
 
-    async def _handle(self, event: dict[str, Any]) -> None:
-        """One client event; what is wrong with it is told with its id."""
-        try:
-            handler = self._handlers.get(event["type"])
-            if handler is None:
-                known = ", ".join(self._handlers)
-                raise ApiError(f"events of type {event['type'][:80]!r} are not known; expected one of {known}",
-                               param="type", code="unknown_event")
-            result = handler(event)
-            if asyncio.iscoroutine(result):
-                await result
-        except Exception as error:  # noqa: BLE001 - told; the session goes on
-            self.channel.error(as_api_error(error), event.get("event_id"))
+    def _unknown(self, kind: str) -> ApiError:
+        return ApiError(f"events of type {kind!r} are not known; expected one of {', '.join(self._handlers)}",
+                        param="type", code="unknown_event")
 
     # --- session ---------------------------------------------------------------------------------------------------
 
@@ -154,10 +134,6 @@ class RealtimeSession:
 
     def _heartbeat(self, event: dict[str, Any]) -> None:
         self.channel.send("session.heartbeat_ack")
-
-    def _close(self, event: dict[str, Any]) -> None:
-        self.channel.send("session.closed", reason="stopped")
-        self.channel.close()
 
     # --- sound and pictures ----------------------------------------------------------------------------------------
 
@@ -268,7 +244,7 @@ class RealtimeSession:
         if not self.live.entries and not settings.instructions.strip():
             raise ApiError("there is nothing to answer yet; create an item first", code="conversation_empty")
         work = self.live.respond(live_config(settings, self.state))
-        self._metadata[work] = metadata
+        self._writers[work] = self._new_writer(work, settings, metadata)
         self._start(work)
 
     def _cancel_response(self, event: dict[str, Any]) -> None:
@@ -307,10 +283,9 @@ class RealtimeSession:
                 self._barge_in(event)
             elif isinstance(event, Work):
                 self._start(event)
-        for work, confirmed in list(self._confirmed.items()):
-            if work.confirmed.is_set():
-                confirmed.set()
-            elif work.cancel.is_set():
+        self._notice_confirmed()
+        for work, confirmed in self._confirmed.items():
+            if work.cancel.is_set() and not confirmed.is_set():
                 self._tasks[work].cancel()
 
     def _stopped(self, event: SpeechStopped) -> None:
@@ -363,14 +338,6 @@ class RealtimeSession:
 
     # --- answers on the device -------------------------------------------------------------------------------------
 
-    def _start(self, work: Work) -> None:
-        """Let the device compute an answer, and tell it when the turn has really ended."""
-        job = self.state.device.submit(work.run, owner=self.owner, live=True, lead_s=lambda: self.live.lead_s(work))
-        self._confirmed[work] = asyncio.Event()
-        if work.confirmed.is_set():
-            self._confirmed[work].set()
-        self._tasks[work] = asyncio.create_task(self._told(work, job))
-
     async def _told(self, work: Work, job: Job) -> None:
         watch = self.state.metrics.watch()
         try:
@@ -390,10 +357,8 @@ class RealtimeSession:
         finally:
             if not work.is_done:
                 work.cancel.set()
-            job.close()
-            work.forget()
-            for kept in (self._tasks, self._confirmed, self._writers, self._metadata):
-                kept.pop(work, None)  # type: ignore[attr-defined]
+            self._finished(work, job)
+            self._writers.pop(work, None)
 
     def _tell_answer(self, work: Work, event: Any, watch: Any) -> None:
         writer = self._writer(work)
@@ -414,10 +379,12 @@ class RealtimeSession:
 
     def _writer(self, work: Work) -> ResponseWriter:
         if work not in self._writers:
-            speaks = self.settings.speaks
-            self._writers[work] = ResponseWriter(self.channel, work.answer_id, speaks,
-                                                 self.settings.audio.output.format.rate, self._metadata.get(work))
+            self._writers[work] = self._new_writer(work, self.settings)
         return self._writers[work]
+
+    def _new_writer(self, work: Work, settings: Settings, metadata: dict[str, Any] | None = None) -> ResponseWriter:
+        rate_hz = settings.audio.output.format.rate
+        return ResponseWriter(self.channel, work.answer_id, settings.speaks, rate_hz, metadata)
 
     def _transcribe(self, entry: Entry) -> None:
         """Write down a turn that is not answered at once, where the client asked for that."""
@@ -460,7 +427,7 @@ def _shown(item: Any, entry: Entry) -> dict[str, Any]:
     """A created item as it came, functions with all they had; media without their data."""
     if isinstance(item, dict) and item.get("type") in ("function_call", "function_call_output"):
         return {**item, "id": entry.id, "object": "realtime.item", "status": "completed"}
-    return shown_item(entry.id, Message(entry.message.role, entry.message.parts))
+    return shown_item(entry.id, entry.message)
 
 
 RESPONSE_FIELDS = ("instructions", "output_modalities", "tools", "tool_choice", "max_output_tokens", "audio",

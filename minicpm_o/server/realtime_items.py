@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from ..inputs.messages import AudioPart, ImagePart, Message, Part, TextPart
 from ..rates import AUDIO_RATE_HZ
 from .errors import ApiError
 from .media import MediaReader, from_pcm16, read_base64
+from .tools import call_text, result_text
 
 TEXT_KINDS = ("input_text", "output_text", "text", "output_audio")
 
@@ -20,10 +20,9 @@ def read_item(item: Any, reader: MediaReader, rate_hz: int) -> Message:
         raise ApiError("item is no object", param="item", code="invalid_value")
     kind = item.get("type")
     if kind == "function_call_output":
-        return Message("user", (TextPart(f"The function returned: {item.get('output', '')}"),))
+        return Message("user", (TextPart(result_text(item.get("output", ""))),))
     if kind == "function_call":
-        call = {"name": item.get("name"), "arguments": _loaded(item.get("arguments"))}
-        return Message("assistant", (TextPart(json.dumps(call, ensure_ascii=False)),))
+        return Message("assistant", (TextPart(call_text(item.get("name"), item.get("arguments"))),))
     if kind != "message" or item.get("role") not in ("user", "assistant", "system"):
         raise ApiError("expected an item of type message (role user, assistant or system), function_call or "
                        "function_call_output", param="item.type", code="invalid_value")
@@ -54,15 +53,7 @@ def resampled_to(waveform: Any, rate_hz: int, wanted_hz: int) -> Any:
     return waveform if rate_hz == wanted_hz else soxr.resample(waveform, rate_hz, wanted_hz)
 
 
-def _loaded(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError):
-        return text
-
-
-def shown_item(item_id: str, message: Message, status: str = "completed", transcript: str | None = None
-               ) -> dict[str, Any]:
+def shown_item(item_id: str, message: Message, transcript: str | None = None) -> dict[str, Any]:
     """A message as an item; sounds and pictures without their data, as OpenAI sends them."""
     is_answer = message.role == "assistant"
     content: list[dict[str, Any]] = []
@@ -73,8 +64,8 @@ def shown_item(item_id: str, message: Message, status: str = "completed", transc
             content.append({"type": "input_audio", "transcript": transcript})
         else:
             content.append({"type": "input_image"})
-    return {"id": item_id, "object": "realtime.item", "type": "message", "status": status, "role": message.role,
-            "content": content}
+    return {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed",
+            "role": message.role, "content": content}
 
 
 def answer_item(item_id: str, text: str, speaks: bool, status: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..errors import OptionError
-from .config import MIB, ServerConfig
+from ..inputs.sources import MIB
+from .config import ServerConfig
 from .errors import ApiError
 from .state import ServerState
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ..runtime.constrain import ANY_OBJECT
@@ -104,20 +105,25 @@ def _plain(message: ChatMessage) -> dict[str, Any]:
     """A message as `media` reads it."""
     if message.role in ("tool", "function"):
         words = message.content if isinstance(message.content, str) else json.dumps(message.content)
-        return {"role": "user", "content": f"The function returned: {words}"}
-    calls = [{"name": call["function"].get("name"), "arguments": _arguments(call["function"].get("arguments"))}
+        return {"role": "user", "content": result_text(words)}
+    calls = [call_text(call["function"].get("name"), call["function"].get("arguments"))
              for call in message.tool_calls or () if isinstance(call.get("function"), Mapping)]
     if calls and not message.content:
-        return {"role": message.role, "content": "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)}
+        return {"role": message.role, "content": "\n".join(calls)}
     laid: dict[str, Any] = {"role": message.role, "content": message.content or message.refusal}
     return {**laid, "audio": message.audio} if message.audio else laid
 
 
-def _arguments(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError):
-        return text
+def call_text(name: Any, arguments: Any) -> str:
+    """An earlier call as the model reads it; arguments: JSON, or what should have been."""
+    with suppress(TypeError, ValueError):
+        arguments = json.loads(arguments)
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def result_text(result: Any) -> str:
+    """What a function gave back, as the model reads it."""
+    return f"The function returned: {result}"
 
 
 def tool_calls(text: str, tools: Sequence[Tool]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...errors import OptionError
 from ...inputs.messages import AudioPart, ImagePart, Message, Part, TextPart
-from ...inputs.sources import Source
+from ...inputs.sources import MIB, Source
 from ...rates import AUDIO_RATE_HZ
 from ..vad import SpeechDetector
 from . import gate as gates
@@ -43,7 +43,6 @@ from .gate import Gate, GateConfig
 from .rules import Rule, Watched, is_heard, is_yes, parse_rule, watched
 from .voice import Playback, Say, heard_text, played, sent, speak_along, words_of
 
-MIB = 1 << 20
 TAIL_MS = 160.0
 """Kept behind the last speech of a turn: the ears hear its end better."""
 MAX_TURN_S = 60.0
@@ -139,7 +138,6 @@ class Work:
     is_done: bool = False
     is_committed: bool = False
 
-
     def forget(self) -> None:
         """Nobody runs it any more: what it would need is let go at once, not when cycles are looked for."""
         self.run = _nothing
@@ -163,6 +161,8 @@ class LiveSession:
         self.rules: list[Rule] = []
         self.current: Work | None = None
         """The latest answer, until the next one begins."""
+        self.num_cached = 0
+        """Tokens of the latest prompt and answer."""
         self._gate = Gate()
         self._sound: list[np.ndarray] = []
         self._sound_start = 0
@@ -170,7 +170,6 @@ class LiveSession:
         self._samples = 0
         self._began_ms: float | None = None
         self._turn_id = ""
-        self._tokens = 0
         self._earlier: OrderedDict[str, Work] = OrderedDict()
         self._picture: Source | None = None
         self._watched: dict[str, Watched] = {}
@@ -182,11 +181,6 @@ class LiveSession:
     @property
     def now_ms(self) -> float:
         return 1000 * self._samples / AUDIO_RATE_HZ
-
-    @property
-    def num_cached(self) -> int:
-        """Tokens of the latest prompt and answer."""
-        return self._tokens
 
     @property
     def waiting_s(self) -> float:
@@ -458,7 +452,7 @@ class LiveSession:
         else:
             yield from self._voiced(work, chain([first], words), config)
         reply = replies[-1]
-        self._tokens = reply.usage.prompt + reply.usage.output
+        self.num_cached = reply.usage.prompt + reply.usage.output
         yield from self._end(work, reply.text, reply.finish_reason, reply.usage, reply.warnings)
 
     def _voiced(self, work: Work, texts: Iterator[str], config: LiveConfig) -> Iterator[LiveEvent]:
