@@ -200,15 +200,16 @@ def session_options(plan: DevicePlan, *, kind: SessionKind) -> SessionOptions:
     return options
 
 
-def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind) -> InferenceSession:
-    """Load a graph. Raises CheckpointError when the file is missing or onnxruntime refuses it."""
+def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind, graph: bytes | None = None) -> InferenceSession:
+    """Load a graph, or a part of it that was cut out. Raises CheckpointError when the file is missing or onnxruntime
+    refuses it."""
     from onnxruntime import InferenceSession
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     if not Path(path).is_file():
         raise CheckpointError(f"{path} is missing; assemble or export the model again")
     try:
-        return InferenceSession(str(path), session_options(plan, kind=kind), providers=[plan.provider])
+        return InferenceSession(graph or str(path), session_options(plan, kind=kind), providers=[plan.provider])
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile,
             state.NotImplemented, state.RuntimeException) as error:
         raise CheckpointError(f"onnxruntime cannot load {path}: {error}") from error

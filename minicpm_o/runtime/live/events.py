@@ -80,7 +80,9 @@ class AudioChunk:
     """(N,) float32 in [-1, 1]."""
     rate_hz: int
     text: str
-    """The words in it."""
+    """The words of the clause that begins here; none where it goes on."""
+    rest_ms: float = 0.0
+    """Of the same clause, still to come, about."""
 
     @property
     def ms(self) -> float:

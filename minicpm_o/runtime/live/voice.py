@@ -39,14 +39,13 @@ def speak_along(texts: Iterable[str], say: Say | None) -> Iterator[TextPiece | A
 
 def _spoken(clause: str, say: Say | None) -> Iterator[AudioChunk]:
     """A clause that holds nothing to say (an emoji, a rule) is silent, and the answer goes on."""
-    if say is None:
-        return
+    text = clause
     try:
-        pieces = list(say(clause))
+        for piece in say(clause) if say is not None else ():
+            yield AudioChunk(piece.waveform, piece.rate_hz, text, 1000 * piece.rest_s)
+            text = ""
     except OptionError:
         return
-    for place, piece in enumerate(pieces):
-        yield AudioChunk(piece.waveform, piece.rate_hz, clause if place == 0 else "")
 
 
 def words_of(events: Iterable[Any], replies: list[Any]) -> Iterator[str]:
@@ -64,6 +63,8 @@ class Playback:
 
     sent: tuple[tuple[str, float], ...] = ()
     """Words and length in ms of every chunk; no words where a chunk goes on with the clause before."""
+    rest_ms: float = 0.0
+    """Of the last clause, not sent yet."""
     played_ms: float = 0.0
 
     @property
@@ -78,7 +79,7 @@ class Playback:
 
 def sent(playback: Playback, chunk: AudioChunk) -> Playback:
     """One chunk more on its way."""
-    return replace(playback, sent=(*playback.sent, (chunk.text, chunk.ms)))
+    return replace(playback, sent=(*playback.sent, (chunk.text, chunk.ms)), rest_ms=chunk.rest_ms)
 
 
 def played(playback: Playback, ms: float) -> Playback:
@@ -100,7 +101,8 @@ def _clauses(playback: Playback) -> Iterator[tuple[str, float, float]]:
     starts = [place for place, (text, _) in enumerate(playback.sent) if text]
     for place, following in itertools.pairwise([*starts, len(playback.sent)]):
         before = sum(ms for _, ms in playback.sent[:place])
-        yield playback.sent[place][0], before, sum(ms for _, ms in playback.sent[place:following])
+        rest_ms = playback.rest_ms if following == len(playback.sent) else 0.0
+        yield playback.sent[place][0], before, sum(ms for _, ms in playback.sent[place:following]) + rest_ms
 
 
 def _part(text: str, share: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,24 +23,47 @@ PAUSE_WITHOUT_MARK_S = 0.06
 
 def trim(waveform: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
     """The sound between its first and last audible frames, with a short margin and faded edges."""
-    audible = np.flatnonzero(_frame_rms(waveform, rate_hz) > SILENCE_RMS)
+    return np.concatenate([*trimmed([waveform], rate_hz)])
+
+
+def trimmed(pieces: Iterable[NDArray[np.float32]], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """`trim`, piece by piece: quiet is held back until something audible follows. All that is inaudible passes whole.
+    """
+    frame, margin, fade = (round(seconds * rate_hz) for seconds in (FRAME_S, MARGIN_S, FADE_S))
+    sound, given, start = np.zeros(0, np.float32), 0, -1  # of `sound`, so many samples were given; where it begins
+    for piece in pieces:
+        sound = np.concatenate([sound, piece])
+        audible = np.flatnonzero(_frame_rms(sound[: len(sound) // frame * frame], rate_hz) > SILENCE_RMS)
+        if not len(audible):
+            continue
+        if start < 0:
+            given = start = max(0, int(audible[0]) * frame - margin)
+        stop = (int(audible[-1]) + 1) * frame - 2 * fade  # what the end fades out of
+        if stop > max(given, start + fade):
+            yield _faded_in(sound[given:stop], fade if given == start else 0)
+            given = stop
+    audible = np.flatnonzero(_frame_rms(sound, rate_hz) > SILENCE_RMS)
     if not len(audible):
-        return waveform
-    frame, margin = round(FRAME_S * rate_hz), round(MARGIN_S * rate_hz)
-    start = max(0, int(audible[0]) * frame - margin)
-    stop = min(len(waveform), (int(audible[-1]) + 1) * frame + margin)
-    return _faded(waveform[start:stop], round(FADE_S * rate_hz))
+        yield sound
+        return
+    start = max(0, int(audible[0]) * frame - margin) if start < 0 else start
+    stop = min(len(sound), (int(audible[-1]) + 1) * frame + margin)
+    rest = sound[max(given, start) : stop]
+    yield _faded_in(_faded_in(rest, min(fade, len(rest) // 2) if given <= start else 0)[::-1],
+                    min(fade, len(rest) // 2))[::-1]
 
 
 def level(waveform: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
     """The sound at the common loudness, never clipped; short or quiet ones are raised at most twofold."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    return (waveform * min(gain(waveform, rate_hz), PEAK / peak)).astype(np.float32) if peak else waveform
+
+
+def gain(waveform: NDArray[np.float32], rate_hz: int) -> float:
+    """What brings the audible part of a sound to the common loudness; 1 where nothing is audible."""
     frames = _frame_rms(waveform, rate_hz)
     loud = frames[frames > SILENCE_RMS]
-    if not len(loud):
-        return waveform
-    gain = float(np.clip(TARGET_RMS / np.sqrt(np.mean(loud**2)), 1 / MAX_GAIN, MAX_GAIN))
-    peak = float(np.abs(waveform).max())
-    return (waveform * min(gain, PEAK / peak)).astype(np.float32)
+    return float(np.clip(TARGET_RMS / np.sqrt(np.mean(loud**2)), 1 / MAX_GAIN, MAX_GAIN)) if len(loud) else 1.0
 
 
 def silence(mark: str, rate_hz: int, speed: float) -> NDArray[np.float32]:
@@ -54,9 +79,8 @@ def _frame_rms(waveform: NDArray[np.float32], rate_hz: int) -> NDArray[np.float3
     return np.asarray(np.sqrt(np.mean(padded.reshape(-1, frame) ** 2, axis=1)), dtype=np.float32)
 
 
-def _faded(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
-    samples = min(samples, len(waveform) // 2)
-    faded, ramp = waveform.copy(), np.linspace(0, 1, samples, dtype=np.float32)
-    faded[:samples] *= ramp
-    faded[len(faded) - samples :] *= ramp[::-1]
+def _faded_in(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    """The first samples rising from silence."""
+    faded = waveform.copy()
+    faded[:samples] *= np.linspace(0, 1, samples, dtype=np.float32)
     return np.asarray(faded, dtype=np.float32)

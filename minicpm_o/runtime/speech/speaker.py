@@ -8,7 +8,7 @@ It does not know files, players or the language model.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from minicpm_o.runtime.speech.kokoro import MAX_PHONEMES, SPEED_RANGE, Kokoro
 from minicpm_o.runtime.speech.letters import LetterSounds
 from minicpm_o.runtime.speech.level import level, silence, trim
 from minicpm_o.runtime.speech.lexicon import Lexicon
-from minicpm_o.runtime.speech.piper import Piper
+from minicpm_o.runtime.speech.piper import Piece, Piper
 from minicpm_o.runtime.speech.reading import read
 from minicpm_o.runtime.speech.voices import Voice, choose_voice, describe, load_style, piper_name
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 LEXICON_FILE = "lexicon_en.txt.gz"
 
-Synthesise: TypeAlias = Callable[[str, float], NDArray[np.float32]]
-"""(phonemes, speed) -> waveform (N,) at 24 kHz."""
+Synthesise: TypeAlias = Callable[[str, float], Iterable[Piece]]
+"""(phonemes, speed) -> a clause's sound, trimmed and at the common loudness, in one piece or several."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Speech:
 
     waveform: NDArray[np.float32]
     phonemes: str
+    """"" where a stream goes on with the clause before."""
     rate_hz: int = SPEECH_RATE_HZ
+    rest_s: float = 0.0
+    """Seconds of the same clause that a stream still has to come, about."""
 
     @property
     def seconds(self) -> float:
@@ -96,10 +99,12 @@ class Speaker:
     def speak(self, text: str, *, voice: str | None = None, speed: float = 1.0) -> Speech:
         """Speak a whole text. `speed`: 0.5 to 2. Errors: OptionError for empty text, unknown voice or speed."""
         spoken = list(self._stream(text, voice, speed, first=WISHED_PHONEMES))
-        return Speech(np.concatenate([part.waveform for part in spoken]), " ".join(part.phonemes for part in spoken))
+        phonemes = " ".join(part.phonemes for part in spoken if part.phonemes)
+        return Speech(np.concatenate([part.waveform for part in spoken]), phonemes)
 
     def stream(self, text: str, *, voice: str | None = None, speed: float = 1.0) -> Iterator[Speech]:
-        """Speak clause by clause, each with the pause behind it; the first clause is cut short to be heard early.
+        """Speak clause by clause, each with the pause behind it; the first clause is cut short to be heard early, and
+        a voice that can gives the beginning of a clause before its end is computed.
 
         Errors as `speak`, raised here and not at the first clause.
         """
@@ -116,9 +121,11 @@ class Speaker:
 
     def _clauses(self, clauses: list[str], synthesise: Synthesise, speed: float) -> Iterator[Speech]:
         for clause in clauses:
-            sound = level(trim(synthesise(clause, speed), SPEECH_RATE_HZ), SPEECH_RATE_HZ)
-            pause = silence(final_mark(clause), SPEECH_RATE_HZ, speed)
-            yield Speech(np.concatenate([sound, pause]), clause)
+            pause, phonemes = silence(final_mark(clause), SPEECH_RATE_HZ, speed), clause
+            for piece in synthesise(clause, speed):
+                sound = np.concatenate([piece.waveform, pause]) if piece.is_last else piece.waveform
+                yield Speech(sound, phonemes, rest_s=piece.rest_s + len(pause) / SPEECH_RATE_HZ * (not piece.is_last))
+                phonemes = ""
 
     def _open(self, name: str) -> Synthesise:
         """A voice ready to speak; graphs and tables are kept."""
@@ -128,11 +135,16 @@ class Speaker:
         return self._opened[name]
 
     def _open_piper(self, path: Path) -> Synthesise:
-        return Piper.open(path, self._plan).synthesise
+        return Piper.open(path, self._plan).pieces
 
     def _open_kokoro(self, path: Path) -> Synthesise:
         style, kokoro = load_style(path), self._kokoro
-        return lambda phonemes, speed: kokoro.synthesise(phonemes, style, speed)
+
+        def synthesise(phonemes: str, speed: float) -> list[Piece]:
+            sound = kokoro.synthesise(phonemes, style, speed)
+            return [Piece(level(trim(sound, SPEECH_RATE_HZ), SPEECH_RATE_HZ))]
+
+        return synthesise
 
     @cached_property
     def _kokoro(self) -> Kokoro:
