@@ -50,6 +50,9 @@ class RecogniserConfig:
     sentence_s: float = 1.0
     """From here on speech is more than a word, and `sentence_least_s` is enough of a window."""
     sentence_least_s: float = 7.0
+    brief_pad_s: float = 2.0
+    brief_least_s: float = 3.0
+    """A sentence is heard so at first. Where the decoder then says it twice, it is heard again as above."""
     max_gap_s: float = 2.0
     """Pauses up to this stay within a window."""
     tokens_per_s: float = 16.0
@@ -235,14 +238,16 @@ class Recogniser:
         """The language and the text of one window."""
         start, stop = round(window.start_s * AUDIO_RATE_HZ), round(window.stop_s * AUDIO_RATE_HZ)
         is_word = window.seconds < self.config.sentence_s
-        least_s = self.config.least_s if is_word else self.config.sentence_least_s
-        heard = self._hear(waveform[start:stop], least_s, language)
-        text, score = self._believed(self._readings(heard, waveform[start:stop]), heard.no_speech)
+        sizes = [(self.config.pad_s, self.config.least_s if is_word else self.config.sentence_least_s)]
+        sizes = sizes if is_word else [(self.config.brief_pad_s, self.config.brief_least_s), *sizes]
+        heard = self._hear(waveform[start:stop], sizes[0], language)
+        text, score = self._believed(self._readings(heard, waveform[start:stop], sizes[1:]), heard.no_speech)
         return heard.language, TextSegment(window.start_s, window.stop_s, text, score, heard.no_speech)
 
-    def _hear(self, speech: np.ndarray, least_s: float, language: str | None) -> _Heard:
-        """Speech (N,), at most a window, to what the decoder attends to, up to the first word."""
-        mel = log_mel(padded_speech(speech, self.config.pad_s, least_s))
+    def _hear(self, speech: np.ndarray, size: tuple[float, float], language: str | None) -> _Heard:
+        """Speech (N,), at most a window, to what the decoder attends to, up to the first word; size: seconds of silence
+        behind it, and of the window at least."""
+        mel = log_mel(padded_speech(speech, *size))
         frames = run_encoder(self.sessions.encoder, mel, np.zeros((mel.shape[1] // 2,) * 2, np.float32))
         names = [output.name for output in self.sessions.cross.get_outputs()]  # named as the decoder's inputs are
         values = self.sessions.cross.run_with_ort_values(names, {"encoder_out": _value(frames)})
@@ -259,10 +264,13 @@ class Recogniser:
         languages = self.vocabulary.languages
         return max(languages, key=lambda code: float(logits[languages[code]]))
 
-    def _readings(self, heard: _Heard, speech: np.ndarray) -> Iterator[Reading]:
-        """Attempts, the cheapest first: the likeliest text, then after as much silence as Whisper was trained with."""
+    def _readings(self, heard: _Heard, speech: np.ndarray, larger: Sequence[tuple[float, float]]) -> Iterator[Reading]:
+        """Attempts, the cheapest first: the likeliest text, the same in larger windows, then after as much silence as
+        Whisper was trained with."""
         yield self._write(heard, 0.0)
-        heard = self._hear(speech, self.config.window_s, heard.language)
+        for size in larger:
+            yield self._write(self._hear(speech, size, heard.language), 0.0)
+        heard = self._hear(speech, (self.config.pad_s, self.config.window_s), heard.language)
         for temperature in (0.0, *self.config.retry_temperatures):
             yield self._write(heard, temperature)
 
@@ -272,7 +280,7 @@ class Recogniser:
         doubtful: list[tuple[float, str]] = []
         for reading in readings:
             text = self.vocabulary.text(reading.ids)
-            is_repeating = reading.looped or compression(text) > self.config.max_compression
+            is_repeating = reading.looped or compression(text) > self.config.max_compression or is_doubled(text)
             if not is_repeating and reading.avg_logprob >= least:
                 return text, reading.avg_logprob
             if not is_repeating and no_speech <= self.config.max_no_speech:
@@ -344,6 +352,13 @@ def compression(text: str) -> float:
     """How many times zlib shortens a text: ordinary sentences stay below 2."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def is_doubled(text: str, least_letters: int = 6) -> bool:
+    """Whether a text says the same thing twice and nothing else; short things ("no, no") may be."""
+    letters = "".join(filter(str.isalnum, text.casefold()))
+    half = len(letters) // 2
+    return half >= least_letters and letters[:half] == letters[half:]
 
 
 def padded_speech(speech: np.ndarray, pad_s: float, least_s: float) -> np.ndarray:

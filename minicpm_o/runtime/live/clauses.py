@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-FIRST_CHARACTERS = 18
+FIRST_CHARACTERS = 10
 """A first clause this long is spoken at its first mark."""
+FIRST_JOINT = 30
+"""A first clause this long is spoken before the next word that begins a phrase, mark or none."""
 LATER_CHARACTERS = 60
 """Later clauses are cut at inner marks when they are this long; at the end of sentences always."""
 MOST_CHARACTERS = 220
@@ -18,6 +20,8 @@ MOST_CHARACTERS = 220
 ABBREVIATIONS = frozenset("mr mrs ms dr prof st vs etc no fig e.g i.e a.m p.m u.s jr sr inc ltd approx".split())
 
 _ENDS = re.compile(r"([.!?…]+[\"'”’)\]]*)(\s+)|([。！？；]+[”’」』）]*)|(\n+)")
+_JOINT = re.compile(r"\s(?=(?:and|but|or|nor|so|because|while|when|where|which|who|that|if|of|in|on|at|by|for|from|with|to|"
+                    r"into|than|as)\s)", re.IGNORECASE)
 _INNER = re.compile(r"([,;:—–][\"'”’)\]]*)(\s+)|([，、：]+)")
 
 
@@ -52,6 +56,8 @@ def _cut(cutter: ClauseCutter) -> int | None:
             if _is_said(cutter.open[: match.end()]) and not _is_abbreviation(cutter.open[: match.start()], match)]
     least = LATER_CHARACTERS if cutter.has_cut else FIRST_CHARACTERS
     ends += [match.end() for match in _INNER.finditer(cutter.open) if match.end() >= least]
+    if not cutter.has_cut:
+        ends += [match.end() for match in _JOINT.finditer(cutter.open) if match.end() >= FIRST_JOINT]
     if len(cutter.open) >= MOST_CHARACTERS and min(ends, default=MOST_CHARACTERS) >= MOST_CHARACTERS:
         space = cutter.open.rfind(" ", 0, MOST_CHARACTERS)
         return space + 1 if space > 0 else MOST_CHARACTERS

@@ -97,6 +97,9 @@ class LiveConfig:
     """Turns of the history that are kept; beyond them the oldest half is forgotten."""
     keep_mb: float = 256.0
     """Of pictures and sounds in the history; beyond it the oldest half is forgotten too."""
+    hears: Literal["words", "sound"] = "words"
+    """What a turn puts into the prompt where the model has a recogniser: the words that it wrote down, or the tokens of
+    the sound beside them, which takes longer. Without a recogniser the sound."""
     form: Any = None
     """A grammar for answers (`MiniCPMO.chat`) in which what begins with a brace calls a function."""
 
@@ -170,6 +173,8 @@ class LiveSession:
         self._samples = 0
         self._began_ms: float | None = None
         self._turn_id = ""
+        self._said: dict[str, str] = {}
+        """Words of the turns that were written down, by their entries' names."""
         self._earlier: OrderedDict[str, Work] = OrderedDict()
         self._picture: Source | None = None
         self._watched: dict[str, Watched] = {}
@@ -256,6 +261,8 @@ class LiveSession:
         is_large = sum(map(_nbytes, self.entries)) > self.config.keep_mb * MIB
         if len(users) > self.config.keep_turns or (is_large and len(users) > 1):
             self.entries = self.entries[users[len(users) // 2] :]
+            alive = {entry.id for entry in self.entries}
+            self._said = {name: words for name, words in self._said.items() if name in alive}
 
     # --- what goes out ---------------------------------------------------------------------------------------------
 
@@ -375,7 +382,7 @@ class LiveSession:
             return []
         picture = self._picture
         parts = (ImagePart(picture),) if picture is not None else (TextPart("."),)
-        messages = [*self._system(self.config), *(entry.message for entry in self.entries), Message("user", parts)]
+        messages = [*self._system(self.config), *self._told(self.entries, self.config), Message("user", parts)]
         self._ahead = self._new_work("ahead", lambda work: self._reading(work, messages, picture))
         return [self._ahead]
 
@@ -403,8 +410,8 @@ class LiveSession:
 
     def _answer(self, turn: Entry | None, kind: Literal["turn", "asked"], config: LiveConfig | None = None) -> Work:
         entries = [*self.entries, *([turn] if turn else [])]
-        messages, settled = [entry.message for entry in entries], config or self.config
-        work = self._new_work(kind, lambda work: self._run(work, messages, settled), turn)
+        settled = config or self.config
+        work = self._new_work(kind, lambda work: self._run(work, entries, settled), turn)
         work.heard_id = entries[-1].id if entries else ""
         return work
 
@@ -422,22 +429,30 @@ class LiveSession:
         while len(self._earlier) > KEPT_ANSWERS:
             self._earlier.popitem(last=False)
 
-    def _run(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
+    def _run(self, work: Work, entries: Sequence[Entry], config: LiveConfig) -> Iterator[LiveEvent]:
         """The answer's words and sound."""
-        said = self._written(messages[-1]) if messages else None
+        said = self._written(entries[-1].message) if entries else None
         if said is not None:
+            with self._lock:
+                self._said[entries[-1].id] = said
             yield Heard(said)
             if not said.strip():  # a cough, a door: nobody said anything
                 yield from self._end(work, "", "nothing_said")
                 return
-        rule = parse_rule(said or _words(messages[-1])) if config.rules and messages else None
+        rule = parse_rule(said or _words(entries[-1].message)) if config.rules and entries else None
         if rule is not None:
             self.rules.append(rule)
             yield from self._voiced(work, iter([rule.promise]), config)
             yield from self._end(work, rule.promise, "stop")
             return
         yield from self._heard_rules(work, said, config)
-        yield from self._chat(work, messages, config)
+        yield from self._chat(work, self._told(entries, config), config)
+
+    def _told(self, entries: Sequence[Entry], config: LiveConfig) -> list[Message]:
+        """The history as the model reads it: a sound that was written down as its words, unless sounds are wanted."""
+        if config.hears == "sound":
+            return [entry.message for entry in entries]
+        return [in_words(entry.message, self._said.get(entry.id, "")) for entry in entries]
 
     def _chat(self, work: Work, messages: Sequence[Message], config: LiveConfig) -> Iterator[LiveEvent]:
         system = self._system(config)
@@ -577,6 +592,14 @@ def _source_bytes(source: Any) -> int:
         return int(source.nbytes)
     size = getattr(source, "size", None)  # of a PIL picture: width and height
     return 3 * size[0] * size[1] if isinstance(size, tuple) else len(source) if isinstance(source, bytes) else 0
+
+
+def in_words(message: Message, said: str) -> Message:
+    """A message with the words of its only sound in that sound's place; as it is where it has none, or more."""
+    if not said.strip() or sum(isinstance(part, AudioPart) for part in message.parts) != 1:
+        return message
+    return Message(message.role, tuple(TextPart(said) if isinstance(part, AudioPart) else part
+                                       for part in message.parts))
 
 
 def _words(message: Message) -> str:
