@@ -69,15 +69,23 @@ def until(page: Any, expression: str) -> None:
     pytest.fail(f"{expression} never held")
 
 
+def shown(page: Any, selector: str, **having: str) -> None:
+    """Wait until something is there; else fail with what the conversation holds."""
+    try:
+        page.locator(selector, **having).first.wait_for(timeout=PATIENCE_MS)
+    except sync_api.TimeoutError:
+        pytest.fail(f"{selector} {having} was never shown; the page holds {page.locator('#messages').inner_text()!r}")
+
+
 def test_a_typed_question_is_answered(server: Running) -> None:
     with browser() as page:
         page.goto(server.address)
         page.get_by_text("nano is ready").wait_for(timeout=PATIENCE_MS)
         page.get_by_label("Question").fill("What is the capital of France?")
         page.keyboard.press("Enter")
-        page.locator("#messages .assistant .text", has_text="Paris").wait_for(timeout=PATIENCE_MS)
+        shown(page, "#messages .assistant .text", has_text="Paris")
         page.reload()  # the conversation is kept in the browser
-        page.locator("#messages .assistant .text", has_text="Paris").wait_for(timeout=PATIENCE_MS)
+        shown(page, "#messages .assistant .text", has_text="Paris")
 
 
 def test_a_picture_is_dropped_in_on_a_phone_in_chinese(server: Running, samples: Path) -> None:
@@ -88,7 +96,7 @@ def test_a_picture_is_dropped_in_on_a_phone_in_chinese(server: Running, samples:
         page.locator("#attachments img").wait_for()
         page.get_by_label("问题").fill("What animal is in the picture?")
         page.get_by_label("发送").tap()
-        page.locator("#messages .assistant .text", has_text="cat").wait_for(timeout=PATIENCE_MS)
+        shown(page, "#messages .assistant .text", has_text="cat")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -99,8 +107,8 @@ def test_a_call_about_the_camera_is_answered_aloud(server: Running, model: MiniC
         page.goto(server.address)
         page.get_by_label("Start a live call").click()
         page.get_by_label("Show the camera").click()
-        page.locator("#messages .user .text", has_text="animal").wait_for(timeout=PATIENCE_MS)
-        page.locator("#messages .assistant .text", has_text="cat").wait_for(timeout=PATIENCE_MS)
+        shown(page, "#messages .user .text", has_text="animal")
+        shown(page, "#messages .assistant .text", has_text="cat")
         page.locator("#latency").wait_for(timeout=PATIENCE_MS)  # shown when the first sound is played
         page.locator("#call[data-state=listening]").wait_for(timeout=PATIENCE_MS)
         assert page.evaluate("call.gaps") == 0
@@ -120,5 +128,5 @@ def test_speech_stops_the_answer_that_is_being_played(server: Running, model: Mi
         until(page, "Boolean(call.flushed)")
         assert page.evaluate("call.flushed.playedMs") > 0
         assert 0 < page.evaluate("call.bargeInMs") <= 300
-        page.locator("#messages .assistant.cut").first.wait_for(timeout=PATIENCE_MS)
+        shown(page, "#messages .assistant.cut")
         page.get_by_label("End the call").click()

@@ -20,6 +20,7 @@ from minicpm_o.runtime.transcribe import (
     Vocabulary,
     compression,
     cut_long,
+    is_doubled,
     loop_length,
     padded_speech,
     speech_windows,
@@ -72,6 +73,19 @@ def test_padding_is_even_frames_within_a_window() -> None:
 ])
 def test_loops_are_noticed(ids: list[int], length: int) -> None:
     assert loop_length(ids) == length
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Turn on the light. Turn on the light.", True),
+    ("What is it, really? What is it really?", True),
+    ("请把灯打开。请把灯打开", False),
+    ("今天天气怎么样？今天天气怎么样", True),
+    ("No, no.", False),
+    ("Turn on the light. Turn on the radio.", False),
+    ("", False),
+])
+def test_saying_everything_twice_is_noticed(text: str, expected: bool) -> None:
+    assert is_doubled(text) == expected
 
 
 def test_compression_tells_loops_from_sentences() -> None:

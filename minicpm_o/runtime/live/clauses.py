@@ -20,8 +20,8 @@ MOST_CHARACTERS = 220
 ABBREVIATIONS = frozenset("mr mrs ms dr prof st vs etc no fig e.g i.e a.m p.m u.s jr sr inc ltd approx".split())
 
 _ENDS = re.compile(r"([.!?…]+[\"'”’)\]]*)(\s+)|([。！？；]+[”’」』）]*)|(\n+)")
-_JOINT = re.compile(r"\s(?=(?:and|but|or|nor|so|because|while|when|where|which|who|that|if|of|in|on|at|by|for|from|with|to|"
-                    r"into|than|as)\s)", re.IGNORECASE)
+_JOINT = re.compile(r"\s(?=(?:and|but|or|nor|so|because|while|when|where|which|who|that|if|of|in|on|at|by|for|from|with"
+                    r"|to|into|than|as)\s)", re.IGNORECASE)
 _INNER = re.compile(r"([,;:—–][\"'”’)\]]*)(\s+)|([，、：]+)")
 
 

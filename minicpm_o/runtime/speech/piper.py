@@ -119,8 +119,11 @@ class Piper:
 
     def latents(self, phonemes: str, speed: float = 1.0) -> NDArray[np.float32]:
         """Phonemes to what the vocoder makes sound of, (1, C, L)."""
+        return self._latents(to_ipa(phonemes), speed)
+
+    def _latents(self, ipa: str, speed: float = 1.0) -> NDArray[np.float32]:
         noise, length, rhythm = self.scales
-        ids = np.array([self._to_ids(to_ipa(phonemes))], dtype=np.int64)
+        ids = np.array([self._to_ids(ipa)], dtype=np.int64)
         feeds = {
             "input": ids,
             "input_lengths": np.array([ids.shape[1]], dtype=np.int64),
@@ -151,7 +154,8 @@ class Piper:
     @cached_property
     def _gain(self) -> float:
         """One for all that the voice says, so that pieces and clauses fit together."""
-        return gain(np.concatenate([*self._resampled(self.sounds(self.latents(LEVEL_PHONEMES)))]), SPEECH_RATE_HZ)
+        known = "".join(symbol for symbol in to_ipa(LEVEL_PHONEMES) if symbol in self.ids)
+        return gain(np.concatenate([*self._resampled(self.sounds(self._latents(known)))]), SPEECH_RATE_HZ)
 
     def _to_ids(self, ipa: str) -> list[int]:
         unknown = sorted(set(ipa) - self.ids.keys())
@@ -169,6 +173,8 @@ def _halves(path: Path) -> tuple[bytes, bytes]:
     try:
         model = onnx.load(str(path))
         seam = next(node.input[0] for node in model.graph.node if VOCODER_BEGINS in node.input)
+        if seam not in {value.name for value in model.graph.value_info}:
+            model.graph.value_info.append(onnx.helper.make_tensor_value_info(seam, onnx.TensorProto.FLOAT, None))
         extractor = Extractor(model)
         given, made = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
         return (extractor.extract_model(given, [seam]).SerializeToString(),

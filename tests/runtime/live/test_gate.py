@@ -56,8 +56,28 @@ def test_a_pause_within_a_turn_is_taken_back() -> None:
     assert [type(event) for event in events] == [SpeechBegan, SpeechPaused, SpeechWentOn, SpeechPaused, SpeechEnded]
 
 
+def test_a_faint_end_is_a_pause_before_the_network_says_so() -> None:
+    class Late(Loudness):
+        """Still hears speech in what is faint."""
+
+        def look(self, window: np.ndarray, state: np.ndarray) -> tuple[float, np.ndarray]:
+            return float(np.abs(window[-WINDOW_SAMPLES:]).max() > 0), state
+
+    def found(*runs: tuple[int, float], **options: float) -> list:
+        sound = windows(*runs) + np.float32(1e-9)
+        return listen(Late(), Gate(), sound, GateConfig(silence_ms=480, **options))[0]
+
+    end = (10 + 9) * WINDOW_MS
+    faint = found((10, 0.5), (9, 0.005), faint_ms=64)
+    assert faint == [SpeechBegan(0.0), SpeechPaused(10 * WINDOW_MS)]
+    assert found((10, 0.5), (9, 0.005), faint_ms=0) == [SpeechBegan(0.0)]
+    assert found((10, 0.5), (9, 0.05), faint_ms=64) == [SpeechBegan(0.0)]  # 20 dB down is speech still
+    assert found((10, 0.5), (9, 0.005), (1, 0.5), faint_ms=64)[2:] == [SpeechWentOn(end + WINDOW_MS)]
+    assert found((10, 0.5), (1, 0.005), (10, 0.5), faint_ms=64) == [SpeechBegan(0.0)]
+
+
 def test_without_early_answers_only_the_end_is_told() -> None:
-    events = hear(windows((10, 0.5), (30, 0.0)), GateConfig(early_ms=0))
+    events = hear(windows((10, 0.5), (30, 0.0)), GateConfig(early_ms=0, faint_ms=0))
     assert [type(event) for event in events] == [SpeechBegan, SpeechEnded]
 
 

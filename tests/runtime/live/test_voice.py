@@ -31,6 +31,11 @@ def cut(text: str, size: int = 1) -> list[str]:
     ("1. First we go.\n2. Then we eat.", ["1. First we go.", "2. Then we eat."]),
     ("In the evening light, the sea is calm.", ["In the evening light,", "the sea is calm."]),
     ("Yes, of course.", ["Yes, of course."]),
+    ("In Spanish, the word is hola.", ["In Spanish,", "the word is hola."]),
+    ("The answer to this question is a classic example of a play by him.",
+     ["The answer to this question is a classic example", "of a play by him."]),
+    ("It is so. The answer to this question is a classic example of it.",
+     ["It is so.", "The answer to this question is a classic example of it."]),
     ("今天天气很好。我们去散步吧！", ["今天天气很好。", "我们去散步吧！"]),
     ("Wait... what?", ["Wait...", "what?"]),
     ("...", []),
@@ -86,3 +91,11 @@ def test_the_history_keeps_what_was_heard() -> None:
     assert played(played(playback, 900), 100).played_ms == 900
     assert played(playback, 2500).is_over
     assert heard_text(Playback()) == ""
+
+
+def test_a_clause_that_is_sent_in_part_was_heard_in_part() -> None:
+    first = AudioChunk(np.zeros(RATE_HZ // 2, np.float32), RATE_HZ, "The sea is wide and blue.", rest_ms=1500)
+    begun = sent(Playback(), first)
+    assert heard_text(played(begun, 500)) == "The"
+    whole = sent(begun, chunk("", 1500))
+    assert heard_text(played(whole, 500)) == "The" and heard_text(played(whole, 2000)) == "The sea is wide and blue."

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minicpm_o.runtime.speech.level import MARGIN_S, PEAK, TARGET_RMS, level, silence, trim
+from minicpm_o.runtime.speech.level import MARGIN_S, PEAK, TARGET_RMS, level, silence, trim, trimmed
 
 RATE_HZ = 24_000
 
@@ -14,9 +14,9 @@ def tone(seconds: float, height: float) -> np.ndarray:
 
 def test_trim_keeps_the_sound_and_a_margin() -> None:
     quiet = np.zeros(RATE_HZ, np.float32)
-    trimmed = trim(np.concatenate([quiet, tone(0.5, 0.3), quiet]), RATE_HZ)
-    assert len(trimmed) == pytest.approx((0.5 + 2 * MARGIN_S) * RATE_HZ, abs=0.04 * RATE_HZ)
-    assert trimmed[0] == 0 and trimmed[-1] == 0
+    kept = trim(np.concatenate([quiet, tone(0.5, 0.3), quiet]), RATE_HZ)
+    assert len(kept) == pytest.approx((0.5 + 2 * MARGIN_S) * RATE_HZ, abs=0.04 * RATE_HZ)
+    assert kept[0] == 0 and kept[-1] == 0
 
 
 def test_loud_and_soft_clauses_come_out_alike() -> None:
@@ -29,6 +29,14 @@ def test_level_never_clips_and_never_raises_noise_much() -> None:
     spiky[1000] = 0.9
     assert np.abs(level(spiky, RATE_HZ)).max() <= PEAK + 1e-6
     assert np.abs(level(tone(1, 0.01), RATE_HZ)).max() <= 0.0201
+
+
+@pytest.mark.parametrize("size", [100, 777, 5000])
+def test_trimming_whole_is_trimming_piece_by_piece(size: int) -> None:
+    quiet = np.zeros(4000, np.float32)
+    sound = np.concatenate([quiet, tone(0.3, 0.3), quiet, tone(0.2, 0.1), quiet])
+    pieces = list(trimmed((sound[at : at + size] for at in range(0, len(sound), size)), RATE_HZ))
+    assert len(pieces) > 1 and np.array_equal(np.concatenate(pieces), trim(sound, RATE_HZ))
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100])
