@@ -48,7 +48,7 @@ def rows(report: dict[str, Any], say: Callable[[str], str] = str) -> list[tuple[
         (f"{together}: {say('answers with gaps')}", f"{load['answers_with_gaps']} / {load['live_answers']}", "", "0"),
         (f"{together}: {say('first sound, ms')}", *_spread(load["first_audio_ms"]), ""),
         (f"{together}: {say('chat tokens/s')}", load["chat_tokens_per_s"], "", ""),
-        (f"{session}: {say('MB settled, at the end')}",
+        (f"{session}: {say('MB after a third, at the end')}",
          memory["rss_mb"]["settled"], memory["rss_mb"]["end"], say("flat")),
     ]
 
@@ -61,7 +61,8 @@ def text(report: dict[str, Any]) -> str:
     found = report["measures"]
     head = ["measured", "median", "p95", "goal"]
     voice = f"voice {found['voice']}, {found['threads']} threads, {found['answers']['count']} spoken questions"
-    return f"{common.table(head, rows(report))}\n\n{voice}; {common.provenance(report)}\n"
+    memory = " ".join(map(str, found["long_session"]["mb_by_minute"]))
+    return f"{common.table(head, rows(report))}\n\nMB by minute: {memory}\n\n{voice}; {common.provenance(report)}\n"
 
 
 if __name__ == "__main__":

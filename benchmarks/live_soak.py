@@ -41,6 +41,8 @@ from minicpm_o.server.media import pcm16
 
 RETRIES = 30
 SHARE_MB = 0.05
+REST_S = 15.0
+"""After the load: what a server keeps when nobody asks anything."""
 
 
 @dataclass
@@ -237,9 +239,10 @@ def main() -> None:
     sounds = questions(MiniCPMO.from_pretrained("nano", progress=False))
     with served() as (address, process):
         asyncio.run(soak(address, sounds, 60 * options.settle_minutes))  # caches and arenas reach their size
+        time.sleep(REST_S)
         settled = process.memory_info().rss / 1e6
         tally, sizes = asyncio.run(soaked(address, process, sounds, 60 * options.minutes))
-        time.sleep(5)
+        time.sleep(REST_S)
         end = process.memory_info().rss / 1e6
         health = httpx.get(f"http://{address}/health").json()
     holds = (not tally.lost and not tally.server_errors and end <= settled * (1 + SHARE_MB)
@@ -260,7 +263,7 @@ def text(report: dict[str, Any]) -> str:
                                  ("faults injected", "faults"))]
     rows = [*counts, ("answers lost", len(report["lost"])), ("5xx", len(report["server_errors"])),
             ("first sound, median", f"{report['first_audio_ms']} ms"),
-            ("memory before and after", f"{report['mb_before']} MB, {report['mb_after']} MB"),
+            ("memory at rest, before and after", f"{report['mb_before']} MB, {report['mb_after']} MB"),
             ("memory, minute by minute", " ".join(f"{size:.0f}" for size in report["mb_by_minute"])),
             ("left on the device", report["left_on_device"]), ("holds", "yes" if report["holds"] else "no")]
     length = f"{report['minutes']:g} minutes"

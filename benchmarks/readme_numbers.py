@@ -38,7 +38,7 @@ CHINESE = {
     "the same with camera and a rule, s": "同上，加摄像头和一条规则，秒", "server over engine": "服务器与引擎耗时之比",
     "chats and": "个文字聊天和", "live sessions": "个实时会话", "answers with gaps": "有停顿的回答",
     "first sound, ms": "首个声音，毫秒", "chat tokens/s": "聊天词元/秒", "turns": "轮",
-    "MB settled, at the end": "稳定后与结束时 MB", "flat": "持平",
+    "MB after a third, at the end": "三分之一处与结束时 MB", "flat": "持平",
     "ours / it": "本项目 / 它", "model": "模型", "step": "步骤", "s": "秒", "MB on disk": "磁盘 MB",
     "random checkpoint written": "写出随机权重", "exported to 4 bits": "导出为 4 位", "question": "问题",
     "prompt tokens": "提示词元", "first token s": "首词元 秒", "whole s": "总计 秒", "text": "文本", "picture": "图片",

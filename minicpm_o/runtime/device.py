@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -197,7 +198,28 @@ def session_options(plan: DevicePlan, *, kind: SessionKind) -> SessionOptions:
     options.log_severity_level = 3
     # Threads may spin while a run lasts, but not after it: the other parts' threads need the same cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
+
+
+@lru_cache(maxsize=1)
+def share_arena() -> None:
+    """Let all graphs of this process take their working memory from one place, where what one has done with serves the
+    next; an arena each holds the largest that each ever needed."""
+    import onnxruntime as ort
+
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg({}))
+
+
+def give_back_memory() -> None:
+    """Hand memory that was freed back to the system, where the C library keeps it (glibc)."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind, graph: bytes | None = None) -> InferenceSession:

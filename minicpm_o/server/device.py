@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ..runtime.device import give_back_memory
 from .config import Limits
 from .errors import ApiError
 
@@ -27,6 +28,9 @@ MOST_UNREAD = 256
 """Events that wait for a slow reader before its job rests."""
 URGENT_LEAD_S = 0.7
 """A live answer with less sound ahead than this goes first."""
+TIDY_S = 10.0
+"""After so long without work, freed memory goes back to the system: longer than a conversation rests, for it takes
+time to get it again."""
 USUAL_JOB_S = 2.0
 """How long an answer is thought to take before any has been seen."""
 
@@ -122,6 +126,8 @@ class Device:
         self._stepping: set[Job] = set()
         self._is_stopping = False
         self._is_draining = False
+        self._is_tidy = True
+        self._worked_s = 0.0
         self._usual_s = USUAL_JOB_S
 
     # --- from the event loop ---------------------------------------------------------------------------------------
@@ -215,6 +221,7 @@ class Device:
                 job = self._next()
                 while job is None and not self._is_stopping:
                     self._changed.wait(timeout=0.5)
+                    self._tidy()
                     job = self._next()
                 if self._is_stopping or job is None:
                     return
@@ -222,7 +229,14 @@ class Device:
             self._step(job)
             with self._changed:
                 self._stepping.discard(job)
+                self._is_tidy, self._worked_s = False, time.monotonic()
                 self._changed.notify_all()
+
+    def _tidy(self) -> None:
+        """Nothing to do for a while: hand back what the last work left, once."""
+        if not self._is_tidy and not self._running and time.monotonic() - self._worked_s > TIDY_S:
+            self._is_tidy = True
+            give_back_memory()
 
     def _next(self) -> Job | None:
         """The job whose turn it is; moves waiting ones in where there is room."""

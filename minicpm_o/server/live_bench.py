@@ -218,8 +218,9 @@ def long_session(model: MiniCPMO, sounds: Sequence[np.ndarray], minutes: float) 
                 _finish(item)
         turns += 1
         sizes.append((live.now_ms / 60_000, process.memory_info().rss / 1e6))
-    settled = [size for minute, size in sizes if minute > min(3.0, minutes / 3)]
-    return {"minutes": minutes, "turns": turns, "entries_kept": len(live.entries),
+    settled = [size for minute, size in sizes if minute > minutes / 3]  # the history has its full length by then
+    by_minute = [*{int(minute): round(size) for minute, size in sizes}.values()]
+    return {"minutes": minutes, "turns": turns, "entries_kept": len(live.entries), "mb_by_minute": by_minute,
             "rss_mb": {"settled": round(settled[0], 1), "end": round(settled[-1], 1), "most": round(max(settled), 1)}}
 
 
