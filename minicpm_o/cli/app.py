@@ -409,6 +409,38 @@ def evaluate_local(
     return evaluate_folder(data, model=model, threads=threads, blind=blind, limit=limit, json_path=json_path)
 
 
+@evaluate.command("all")
+def evaluate_all(
+    data: Annotated[Path, typer.Option("--data", help="Folder with flickr8k/, coco/, images_qa_public.jsonl ...",
+                                       show_default=False)],
+    report: Annotated[Path, typer.Option("--report", "-o", help="Folder for report.json, card.html and plots.")] = Path(
+        "report"),
+    blind: Annotated[bool, typer.Option("--blind/--no-blind", help="Ask again without pictures and sounds.")] = True,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", show_default=False, help=(
+        'Only this task, or a whole set with a "/" at the end; may be given again.'))] = None,
+    ray: Annotated[int, typer.Option("--ray", min=0, help="So many workers of a Ray cluster do the asking.")] = 0,
+    model: ModelOption = "nano",
+    threads: ThreadsOption = None,
+) -> Result:
+    """Score the model on a folder and write a report card; started again, it goes on where it stopped."""
+    from .evaluate import evaluate_all as run
+
+    return run(data, report, model=model, threads=threads, blind=blind, limit=limit, tasks=task or None, workers=ray)
+
+
+@evaluate.command("compare")
+def evaluate_compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report; its answers lie beside it.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another, of the same data.")],
+    as_json: JsonOption = False,
+) -> Result:
+    """Put two reports side by side: differences, their intervals, and whether they may be chance."""
+    from .evaluate import compare_reports
+
+    return compare_reports(first, second, as_json=as_json)
+
+
 @bench.callback(invoke_without_command=True)
 def bench_root(
     context: typer.Context,

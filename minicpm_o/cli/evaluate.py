@@ -1,16 +1,20 @@
-"""`eval local`: scores of a model on a folder of data."""
+"""`eval`: scores of a model on a folder of data, a report card, two reports side by side."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..api import MiniCPMO
 from ..errors import DiskFullError, OptionError
-from ..evaluation.local import answers_path, run_local
+from ..evaluation.answers import answers_path
+from ..evaluation.local import run_local
+from ..evaluation.report import Report
 from .output import say
 
+REPORT = "report.json"
 
 def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool, limit: int | None,
                     json_path: Path | None) -> dict[str, Any]:
@@ -19,16 +23,56 @@ def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool,
     report_path = None if to_stdout else json_path
     if report_path and not os.access(report_path.absolute().parent, os.W_OK):
         raise OptionError(f"cannot write {report_path}: {report_path.absolute().parent} is not a folder to write in")
-    opened = MiniCPMO.from_pretrained(model, threads=threads)
-    try:
-        report = run_local(opened, data, blind=blind, limit=limit, report_path=report_path, progress=True)
-    except OSError as error:
-        raise DiskFullError(f"the report {report_path} could not be written: {error}") from error
+    report = _report(open_model(model, threads), data, report_path, blind=blind, limit=limit)
     if not to_stdout:
         _print_table(report.to_table())
     if report_path:
         say(f"report in {report_path}, answers in {answers_path(report_path)}")
     return report.to_dict()
+
+
+def evaluate_all(data: Path, out: Path, *, model: str, threads: int | None, blind: bool, limit: int | None,
+                 tasks: list[str] | None, workers: int) -> dict[str, Any]:
+    """Score, print the table and write the report card into the folder `out`."""
+    from ..evaluation.card import write_card
+
+    out.mkdir(parents=True, exist_ok=True)
+    spread = None
+    if workers:
+        from ..evaluation.cluster import Workers, over_ray
+
+        cpus = max(1, (threads or (os.cpu_count() or 1)) // workers)
+        spread = over_ray(partial(open_model, model, cpus), data, Workers(workers, cpus))
+    opened = open_model(model, threads)
+    report = _report(opened, data, out / REPORT, blind=blind, limit=limit, tasks=tasks, spread=spread)
+    _print_table(report.to_table())
+    for path in (out / REPORT, *write_card(report, out)):
+        say(str(path))
+    return report.to_dict()
+
+
+def compare_reports(first: Path, second: Path, *, as_json: bool) -> dict[str, Any]:
+    """Print what differs between two reports."""
+    from ..evaluation.compare import compare
+
+    found = compare(first, second)
+    if not as_json:
+        _print_table(found.to_table())
+        for note in found.notes:
+            say(f"note: {note}")
+    return found.to_dict()
+
+
+def open_model(name: str, threads: int | None) -> MiniCPMO:
+    """The model that is asked."""
+    return MiniCPMO.from_pretrained(name, threads=threads)
+
+
+def _report(model: MiniCPMO, data: Path, path: Path | None, **how: Any) -> Report:
+    try:
+        return run_local(model, data, report_path=path, progress=True, **how)
+    except OSError as error:
+        raise DiskFullError(f"the report {path} could not be written: {error}") from error
 
 
 def _print_table(table: object) -> None:

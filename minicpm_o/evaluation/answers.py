@@ -91,10 +91,21 @@ class AnswerStore:
         if len(mine) < len(records):
             self.moved_to = _free_name(path)
             path.replace(self.moved_to)
-        self._answers = {answer.key: answer for answer in map(_answer, mine)}
+        self._answers = {answer.key: answer for answer in map(answer_from, mine)}
         self.num_resumed = len(self._answers)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in mine)
         write_atomically(path, text)
+
+
+def answers_path(report_path: Path) -> Path:
+    """Where the raw answers of a report lie: report.json -> report.answers.jsonl."""
+    return report_path.with_name(f"{report_path.stem}.answers.jsonl")
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """All whole lines of an answer file."""
+    records = map(_record, path.read_bytes().split(b"\n")[:-1])
+    return [answer_from(record) for record in records if record]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -125,7 +136,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _answer(record: Mapping[str, Any]) -> Answer:
+def answer_from(record: Mapping[str, Any]) -> Answer:
+    """An answer of the fields that it was written as."""
     fields = {name: value for name, value in record.items() if name != "run"}
     return Answer(**{**fields, "media": tuple(fields["media"]), "expected": tuple(fields["expected"])})
 

@@ -35,11 +35,23 @@ def bootstrap_ratio(
 
     Without denominators it is the mean. Always the same for the same input. None for fewer than two items: one item
     says nothing of the spread."""
+    below = [1.0] * len(numerators) if denominators is None else denominators
+    return _bootstrap(numerators, below, seed)
+
+
+def bootstrap_difference(
+    first: Sequence[float], second: Sequence[float], denominators: Sequence[float], *, seed: int = 0
+) -> Interval | None:
+    """Paired bootstrap of sum(second) / sum(denominators) - sum(first) / sum(denominators): what makes an item hard is
+    the same on both sides."""
+    return _bootstrap([b - a for a, b in zip(first, second, strict=True)], denominators, seed)
+
+
+def _bootstrap(numerators: Sequence[float], denominators: Sequence[float], seed: int) -> Interval | None:
     count = len(numerators)
     if count < 2:
         return None
-    above = np.asarray(numerators, dtype=np.float64)
-    below = np.ones(count) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     rng = np.random.default_rng(seed)
     draws = np.empty(BOOTSTRAP_ROUNDS)
     for index in range(BOOTSTRAP_ROUNDS):  # a round at a time: a table of all draws would be 100 MB for 7,000 items

@@ -16,18 +16,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minicpm_o.errors import AudioError, ContextFullError, ImageError, OptionError, VideoError
-from minicpm_o.evaluation.answers import Answer, AnswerStore
+from minicpm_o.errors import AudioError, ContextFullError, ImageError, InputError, OptionError, VideoError
+from minicpm_o.evaluation.answers import Answer, AnswerStore, Key, answers_path
 from minicpm_o.evaluation.clips import silence
-from minicpm_o.evaluation.protocol import EvaluatedModel, HasFingerprint, HasName, text_of
+from minicpm_o.evaluation.protocol import EvaluatedModel, HasFingerprint, HasName, Ranks, text_of
 from minicpm_o.evaluation.report import Report, TaskLine
 from minicpm_o.evaluation.rows import BadRow
 from minicpm_o.evaluation.scoring import Scores
-from minicpm_o.evaluation.tasks import Item, Task, TaskSet, load_tasks
+from minicpm_o.evaluation.tasks import PUBLISHED, Item, Task, TaskSet, load_tasks
 from minicpm_o.inputs.prompts import CAPTION_BEAMS, all_prompts
 
 Progress = Callable[[str, int, int], None]
 """Called with (task name, answers so far, answers in all); the name ends in " (blind)" in the blind run."""
+
+Spread = Callable[[Sequence[Key]], Iterator[Answer]]
+"""Answers questions somewhere else, in any order."""
 
 SCORERS_VERSION = 1
 """Goes up when a scorer or the choice of items changes, so that reports of both are not compared."""
@@ -42,37 +45,37 @@ def run_local(
     report_path: str | Path | None = None,
     progress: Progress | bool | None = None,
     tasks: Sequence[str] | None = None,
+    spread: Spread | None = None,
 ) -> Report:
     """Ask a model all questions of a data folder and score the answers.
 
     blind: also run with picture or sound removed. limit: at most so many items a task, spread over the set (whole
     pictures where questions share one). report_path: the JSON goes there and every raw answer, as it comes, to
     `<stem>.answers.jsonl` beside it; the same run started again goes on where it stopped. progress: True for a bar on
-    stderr, or a function. tasks: only tasks of these names (a name ending in "/" takes the whole set).
+    stderr, or a function. tasks: only tasks of these names (a name ending in "/" takes the whole set). spread: gets the
+    questions that are still open and answers them elsewhere (`cluster.over_ray`); the model then only gives its name.
     Raises InputError where the folder holds nothing known, OptionError for a bad limit or an unknown task."""
     folder = Path(data_dir)
     found = load_tasks(folder)
-    chosen = [_limited(task, limit) for task in _chosen(found.tasks, tasks)]
+    able, unable = _able(model, found.tasks)
+    chosen = [_limited(task, limit) for task in _chosen(able, tasks)]
     path = None if report_path is None else Path(report_path)
     settings = _settings(model, folder, found, blind=blind, limit=limit)
     store = AnswerStore(None if path is None else answers_path(path), _run_id(model, settings))
     try:
         with _progress(progress) as show:
+            if spread is not None:
+                _gather(spread, open_questions(chosen, store, blind=blind), store, show)
             runs = [_run_task(model, task, store, folder, blind=blind, show=show) for task in chosen]
     finally:
         store.close()
     lines = tuple(run.line for run in runs if run.line is not None)
     bad = (*found.bad_rows, *(bad for run in runs for bad in run.bad))
-    notes = (*found.notes, *(note for task in chosen for note in _task_notes(task)), *_store_notes(store))
+    notes = (*found.notes, *unable, *(note for task in chosen for note in _task_notes(task)), *_store_notes(store))
     report = Report(model_name(model), settings, lines, _distinct(bad), notes)
     if path is not None:
         report.write(path)
     return report
-
-
-def answers_path(report_path: Path) -> Path:
-    """Where the raw answers of a report lie: report.json -> report.answers.jsonl."""
-    return report_path.with_name(f"{report_path.stem}.answers.jsonl")
 
 
 def model_name(model: EvaluatedModel) -> str:
@@ -83,12 +86,23 @@ def model_name(model: EvaluatedModel) -> str:
 # --- which questions --------------------------------------------------------------------------------------------
 
 
+def _able(model: EvaluatedModel, tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
+    """The tasks that a model can do, and a note for each of the others."""
+    able = [task for task in tasks if task.verb != "rank" or isinstance(model, Ranks)]
+    notes = [f"{task.name}: left out, {model_name(model)} does not tell how likely an answer is"
+             for task in tasks if task not in able]
+    return able, notes
+
+
 def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
     if names is None:
         return list(tasks)
     known = [task.name for task in tasks]
     for name in names:
         if not any(_names(name, task) for task in known):
+            benchmark = name.split("/")[0]
+            if benchmark in PUBLISHED:
+                raise InputError(f"the data folder does not hold {benchmark}. {PUBLISHED[benchmark]}")
             raise OptionError(f"no task {name!r} in this data; there are {', '.join(known)}")
     return [task for task in tasks if any(_names(name, task.name) for name in names)]
 
@@ -113,6 +127,36 @@ def _limited(task: Task, limit: int | None) -> Task:
         if not kept or len(kept) + len(items) <= limit:
             kept |= {item.id for item in items}
     return replace(task, items=tuple(item for item in task.items if item.id in kept))
+
+
+# --- asking elsewhere -------------------------------------------------------------------------------------------
+
+
+def open_questions(tasks: Sequence[Task], store: AnswerStore, *, blind: bool) -> list[Key]:
+    """What is not answered yet; of blind questions in the same words the first."""
+    keys = [(task.name, item.id, False) for task in tasks for item in task.items]
+    for task in tasks if blind else ():
+        first = {item.question: item.id for item in reversed(task.items)} if task.has_blind else {}
+        keys += [(task.name, item_id, True) for item_id in first.values()]
+    return [key for key in keys if store.get(key) is None]
+
+
+def answer_key(model: EvaluatedModel, tasks: Mapping[str, Task], key: Key, folder: Path) -> Answer:
+    """The answer to one open question."""
+    name, item_id, blind = key
+    task = tasks[name]
+    item = next(item for item in task.items if item.id == item_id)
+    if not blind:
+        return _ask_seeing(model, task, item, folder)
+    started = time.perf_counter()
+    text = _ask_blind(model, task, item)
+    return _record(task, item, text, time.perf_counter() - started, blind=True)
+
+
+def _gather(spread: Spread, keys: Sequence[Key], store: AnswerStore, show: Progress) -> None:
+    for done, answer in enumerate(spread(keys) if keys else (), start=1):
+        store.add(answer)
+        show("asked elsewhere", done, len(keys))
 
 
 # --- asking -----------------------------------------------------------------------------------------------------
@@ -173,7 +217,16 @@ def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
     if task.verb == "transcribe":
         return text_of(model.transcribe(item.media[0].for_model, own_ears=not task.transcript)).strip()
     parts: list[dict[str, Any]] = [{"type": media.kind, media.kind: media.for_model} for media in item.media]
-    return _chat(model, task, [*parts, {"type": "text", "text": item.question}])
+    parts.append({"type": "text", "text": item.question})
+    return _rank(model, item, parts) if task.verb == "rank" else _chat(model, task, parts)
+
+
+def _rank(model: EvaluatedModel, item: Item, parts: list[dict[str, Any]]) -> str:
+    """The letter of the choice with the smallest mean loss of a token."""
+    assert isinstance(model, Ranks)  # tasks that rank are left out for others
+    found = model.losses([{"role": "user", "content": parts}], list(item.choices.values()))
+    losses = [one.loss / max(1, one.num_tokens) for one in found]
+    return list(item.choices)[losses.index(min(losses))]
 
 
 def _chat(model: EvaluatedModel, task: Task, parts: list[dict[str, Any]]) -> str:
@@ -205,7 +258,8 @@ def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: 
 def _ask_blind(model: EvaluatedModel, task: Task, item: Item) -> str:
     if task.verb == "transcribe":
         return text_of(model.transcribe(silence(), own_ears=not task.transcript)).strip()
-    return _chat(model, task, [{"type": "text", "text": item.question}])
+    parts = [{"type": "text", "text": item.question}]
+    return _rank(model, item, parts) if task.verb == "rank" else _chat(model, task, parts)
 
 
 def _record(
@@ -225,7 +279,7 @@ def _record(
         answer=text,
         seconds=round(seconds, 4),
         media=media,
-        question=item.question if task.verb == "chat" else "",
+        question=item.question if task.verb != "transcribe" else "",
         expected=item.expected,
         error=error,
         judged={} if error else task.scorer.judge(item, text),
@@ -269,7 +323,7 @@ def _line(
 
 
 def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: bool, limit: int | None) -> dict[str, Any]:
-    files = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in found.files}
+    files = {file.relative_to(folder).as_posix(): _digest(file) for file in found.files}
     return {
         "data": str(folder),
         "blind": blind,
@@ -282,6 +336,15 @@ def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: boo
         "fingerprint": model.fingerprint if isinstance(model, HasFingerprint) else None,
         "decoding": f"the model's default (greedy); descriptions by the best of {CAPTION_BEAMS} beams",
     }
+
+
+def _digest(path: Path) -> str:
+    """Of a file its content, of a folder the names and sizes of all in it."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = (file for file in path.rglob("*") if file.is_file())
+    held = sorted((file.relative_to(path).as_posix(), file.stat().st_size) for file in files)
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
 def _package_version(name: str) -> str:

@@ -28,6 +28,15 @@ class EvaluatedModel(Protocol):
 
 
 @runtime_checkable
+class Ranks(Protocol):
+    """A model that can say how likely an answer is."""
+
+    def losses(self, messages: list[dict[str, Any]], texts: list[str]) -> Any:
+        """For each text as the answer: an object with `loss` (sum over its tokens) and `num_tokens`."""
+        ...
+
+
+@runtime_checkable
 class HasText(Protocol):
     """A reply or a transcript."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LOWER_IS_BETTER = frozenset({"wer", "cer"})
-COLUMNS = ("task", "n", "metric", "score", "95 % interval", "chance", "blind", "s/item")
+CELL_COLUMNS = ("task", "n", "metric", "score", "95 % interval", "chance", "blind", "s/item")
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,12 @@ class Report:
 
     def to_table(self) -> Table:
         """A rich table for the terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.model}: {self.settings.get('data', '')}", caption=self._caption())
-        for index, column in enumerate(COLUMNS):
-            table.add_column(column, justify="left" if index in (0, 2) else "right", no_wrap=index == 0)
-        for line in self.tasks:
-            table.add_row(*_cells(line))
-        return table
+        title = f"{self.model}: {self.settings.get('data', '')}"
+        return rich_table(CELL_COLUMNS, [cells(line) for line in self.tasks], title=title, caption=self._caption())
 
     def to_markdown(self) -> str:
         """The same table in Markdown, with the bad rows and notes under it."""
-        rules = ["---" if index in (0, 2) else "---:" for index in range(len(COLUMNS))]
-        rows = [COLUMNS, rules, *(_cells(line) for line in self.tasks)]
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        table = markdown_table(CELL_COLUMNS, [cells(line) for line in self.tasks])
         bad = [f"- bad row: {bad.place}: {bad.reason}" for bad in self.bad_rows]
         return "\n".join([table, "", self._caption(), "", *bad, *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
 
@@ -121,23 +113,43 @@ class Report:
         return f"{lower}; {len(self.bad_rows)} bad rows" + ("" if self.bad_rows else ", every row was used")
 
 
-def _cells(line: TaskLine) -> tuple[str, ...]:
+def cells(line: TaskLine) -> tuple[str, ...]:
     name = f"{line.headline} ↓" if line.headline in LOWER_IS_BETTER else line.headline
-    interval = "–" if line.interval is None else f"{_shown(line.interval[0])} – {_shown(line.interval[1])}"
-    blind = _shown(line.blind.get(line.headline))
+    interval = "–" if line.interval is None else f"{shown(line.interval[0])} – {shown(line.interval[1])}"
+    blind = shown(line.blind.get(line.headline))
     return (
         line.name,
         str(line.n),
         name,
-        _shown(line.score),
+        shown(line.score),
         interval,
-        _shown(line.chance),
+        shown(line.chance),
         blind,
         f"{line.seconds_per_item:.2f}",
     )
 
 
-def _shown(value: float | None) -> str:
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str | None = None,
+               left: Sequence[int] = (0, 2)) -> Table:
+    """A table for the terminal."""
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index in left else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0, 2)) -> str:
+    """A table in Markdown; numbers to the right, the columns `left` to the left."""
+    rules = ["---" if index in left else "---:" for index in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rules, *rows))
+
+
+def shown(value: float | None) -> str:
+    """A number as reports show it."""
     return "–" if value is None else f"{value:.3f}"
 
 

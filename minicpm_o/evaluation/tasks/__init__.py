@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.official import mmbench as official_mmbench
+from minicpm_o.evaluation.official import mme as official_mme
+from minicpm_o.evaluation.official import ocrbench as official_ocrbench
+from minicpm_o.evaluation.official import pope as official_pope
+from minicpm_o.evaluation.official import seed_bench as official_seed_bench
+from minicpm_o.evaluation.official import vqa as official_vqa
 from minicpm_o.evaluation.tasks import (
     audio,
     caltech101,
@@ -14,15 +20,21 @@ from minicpm_o.evaluation.tasks import (
     flickr8k,
     fsdd,
     images_qa,
+    mmbench,
+    mme,
     nlvr,
+    ocrbench,
+    pope,
     questions,
+    seed_bench,
     speech,
     video,
+    vqa,
 )
 from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet
 from minicpm_o.evaluation.tasks.no_speech import no_speech_task
 
-__all__ = ["Item", "Task", "TaskSet", "load_tasks"]
+__all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "load_tasks"]
 
 FOLDERS: dict[str, Loader] = {
     "flickr8k/captions.jsonl": flickr8k.load,
@@ -32,15 +44,33 @@ FOLDERS: dict[str, Loader] = {
     "speech/asr.jsonl": speech.load,
     "fsdd/labels.jsonl": fsdd.load,
     "questions/qa.jsonl": questions.load,
+    f"{mme.FOLDER}/": mme.load,
+    f"{seed_bench.FILE} with {seed_bench.FOLDERS[0]}/": seed_bench.load,
+    "pope/coco_pope_*.json with val2014/": pope.load,
+    "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
 }
-"""File of a set -> loader of the data folder."""
+"""Files of a set -> loader of the data folder."""
 
 PATTERNS: dict[str, Loader] = {
     "images_qa*.jsonl": images_qa.load,
     "nlvr*.jsonl": nlvr.load,
     "audio*.jsonl": audio.load,
     "video*.jsonl": video.load,
+    "MMBench*.tsv": mmbench.load,
+    "OCRBench*.tsv": ocrbench.load,
 }
+PUBLISHED: dict[str, str] = {
+    "mme": official_mme.WHERE,
+    "pope": official_pope.WHERE,
+    "seed_bench": official_seed_bench.WHERE,
+    "mmbench": official_mmbench.WHERE,
+    "ocrbench": official_ocrbench.OCRBENCH,
+    "textvqa": official_vqa.TEXTVQA,
+    "vqa_v2": official_vqa.VQA_V2,
+    "docvqa": official_vqa.DOCVQA,
+    "chartqa": official_vqa.CHARTQA,
+}
+"""Benchmark -> where its set is had and what is expected."""
 """Name pattern -> loader of one file."""
 
 ANSWERS_ENDING = ".answers.jsonl"

@@ -11,7 +11,8 @@ from typing import Literal
 from minicpm_o.evaluation.rows import BadRow, Media, Row, read_rows
 from minicpm_o.evaluation.scoring import Scorer
 
-Verb = Literal["chat", "transcribe"]
+Verb = Literal["chat", "transcribe", "rank"]
+"""Answer in words, write down speech, or say which of the choices is the likeliest answer."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""What the tasks of published benchmarks share: a scorer that leaves the arithmetic to `official`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from minicpm_o.errors import InputError
+from minicpm_o.evaluation.intervals import Interval
+from minicpm_o.evaluation.rows import BadRow
+from minicpm_o.evaluation.scoring import Chance, Question, Scores
+from minicpm_o.evaluation.tasks.base import Task, TaskSet
+
+ROUNDS = 200
+"""Of the bootstrap: the whole score is computed anew in each."""
+
+Totals = Callable[[Sequence[Question], Sequence[str]], dict[str, float]]
+"""Questions and answers to scores, the headline first, each with its parser in its name."""
+
+
+@dataclass(frozen=True)
+class PublishedScorer:
+    """Scores that only all answers together have; each answer is right or wrong (or somewhere between) by `hit`."""
+
+    rule: str
+    hit: Callable[[Question, str], float]
+    totals: Totals
+    headline: Callable[[Sequence[Question], Sequence[str]], float] | None = None
+    """The first of the totals alone, where all of them take long."""
+    constants: Sequence[str] = ()
+    """Answers that are tried as the one answer to everything."""
+    guess: float | None = None
+    """The headline that a random guess gives on average."""
+    guess_rule: str = "random guess"
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def judge(self, item: Question, answer: str) -> dict[str, object]:
+        """Whether one answer is right."""
+        return {"correct": self.hit(item, answer)}
+
+    def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
+        """All scores, and the headline's interval by resampling pictures kind by kind."""
+        return Scores(self.totals(items, answers), self._interval(items, answers), dict(self.details))
+
+    def chance(self, items: Sequence[Question]) -> Chance:
+        """The best constant answer, or the guess where that is better."""
+        constants = {answer: self._headline(items, [answer] * len(items)) for answer in self.constants}
+        best = max(constants, key=constants.__getitem__, default=None)
+        if best is not None and (self.guess is None or constants[best] >= self.guess):
+            return Chance(constants[best], f"best constant answer ({best!r})")
+        return Chance(self.guess, self.guess_rule if self.guess is not None else "not known")
+
+    def _headline(self, items: Sequence[Question], answers: Sequence[str]) -> float:
+        if self.headline is not None:
+            return self.headline(items, answers)
+        return next(iter(self.totals(items, answers).values()))
+
+    def _interval(self, items: Sequence[Question], answers: Sequence[str]) -> Interval | None:
+        kinds: dict[str, dict[str, list[int]]] = {}
+        for place, item in enumerate(items):
+            kinds.setdefault(item.tag, {}).setdefault(item.group or str(place), []).append(place)
+        if sum(map(len, kinds.values())) < 2:
+            return None
+        rng, draws = np.random.default_rng(0), []
+        for _ in range(ROUNDS):
+            picked = [place for pictures in kinds.values() for place in _resampled(list(pictures.values()), rng)]
+            draws.append(self._headline([items[place] for place in picked], [answers[place] for place in picked]))
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def _resampled(pictures: Sequence[Sequence[int]], rng: np.random.Generator) -> list[int]:
+    """As many pictures of one kind, drawn with repetition; their questions."""
+    return [place for one in rng.integers(0, len(pictures), len(pictures)) for place in pictures[one]]
+
+
+def published_set(path: Path, build: Callable[[], Sequence[Task]]) -> TaskSet:
+    """The tasks of a published set that was found; a broken one becomes a bad row and does not stop the rest."""
+    try:
+        return TaskSet(tuple(build()), files=(path,))
+    except InputError as error:
+        return TaskSet(bad_rows=(BadRow(path.name, None, str(error)),), files=(path,))
