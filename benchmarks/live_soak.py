@@ -234,7 +234,8 @@ async def soaked(address: str, process: psutil.Process, sounds: list[Any], secon
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--settle-minutes", type=float, default=2.0, help="load before the measure begins")
+    parser.add_argument("--settle-minutes", type=float, default=5.0,
+                        help="load before the measure, in which bounded caches fill")
     options = parser.parse_args()
     sounds = questions(MiniCPMO.from_pretrained("nano", progress=False))
     with served() as (address, process):

@@ -50,6 +50,10 @@ class OptionError(InputError):
     """An option is unknown or out of its range."""
 
 
+class EndpointError(InputError):
+    """A model behind a URL gave no usable reply; the text says what came, how often it was asked, and what to check."""
+
+
 class FusionError(MiniCPMOError, ValueError):
     """Placeholder runs and encoder outputs disagree; going on would pair words with the wrong media."""
 

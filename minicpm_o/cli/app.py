@@ -420,13 +420,36 @@ def evaluate_all(
     task: Annotated[list[str] | None, typer.Option("--task", show_default=False, help=(
         'Only this task, or a whole set with a "/" at the end; may be given again.'))] = None,
     ray: Annotated[int, typer.Option("--ray", min=0, help="So many workers of a Ray cluster do the asking.")] = 0,
+    url: Annotated[str | None, typer.Option("--url", show_default=False, help=(
+        "Ask --model behind this OpenAI-compatible URL, such as http://host/v1."))] = None,
+    key: Annotated[str, typer.Option("--key", envvar="OPENAI_API_KEY", show_default=False, help="Its key.")] = "",
     model: ModelOption = "nano",
     threads: ThreadsOption = None,
 ) -> Result:
     """Score the model on a folder and write a report card; started again, it goes on where it stopped."""
+    from .evaluate import asked_model
     from .evaluate import evaluate_all as run
 
-    return run(data, report, model=model, threads=threads, blind=blind, limit=limit, tasks=task or None, workers=ray)
+    return run(data, report, open_asked=asked_model(model, url, key), threads=threads, blind=blind, limit=limit,
+               tasks=task or None, workers=ray)
+
+
+@evaluate.command("judge")
+def evaluate_judge(
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report with answers to LLaVA-Bench.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds llava-bench-in-the-wild/.",
+                                       show_default=False)],
+    url: Annotated[str, typer.Option("--judge-url", help="OpenAI-compatible, such as http://host/v1.",
+                                     show_default=False)],
+    model: Annotated[str, typer.Option("--judge-model", help="Name of the judge.", show_default=False)],
+    key: Annotated[str, typer.Option("--judge-key", envvar="OPENAI_API_KEY", show_default=False, help="Its key.")] = "",
+    as_json: JsonOption = False,
+) -> Result:
+    """Have answers to LLaVA-Bench graded by a judge; run again, it goes on where it stopped."""
+    from ..evaluation.endpoint import Endpoint
+    from .evaluate import judge_report
+
+    return judge_report(report, data, Endpoint(url, model, key, role="judge"), as_json=as_json)
 
 
 @evaluate.command("compare")

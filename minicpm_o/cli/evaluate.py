@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 from ..api import MiniCPMO
 from ..errors import DiskFullError, OptionError
 from ..evaluation.answers import answers_path
+from ..evaluation.endpoint import Endpoint
 from ..evaluation.local import run_local
+from ..evaluation.protocol import EvaluatedModel
 from ..evaluation.report import Report
 from .output import say
 
@@ -31,8 +35,8 @@ def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool,
     return report.to_dict()
 
 
-def evaluate_all(data: Path, out: Path, *, model: str, threads: int | None, blind: bool, limit: int | None,
-                 tasks: list[str] | None, workers: int) -> dict[str, Any]:
+def evaluate_all(data: Path, out: Path, *, open_asked: Callable[[int | None], EvaluatedModel], threads: int | None,
+                 blind: bool, limit: int | None, tasks: list[str] | None, workers: int) -> dict[str, Any]:
     """Score, print the table and write the report card into the folder `out`."""
     from ..evaluation.card import write_card
 
@@ -42,9 +46,8 @@ def evaluate_all(data: Path, out: Path, *, model: str, threads: int | None, blin
         from ..evaluation.cluster import Workers, over_ray
 
         cpus = max(1, (threads or (os.cpu_count() or 1)) // workers)
-        spread = over_ray(partial(open_model, model, cpus), data, Workers(workers, cpus))
-    opened = open_model(model, threads)
-    report = _report(opened, data, out / REPORT, blind=blind, limit=limit, tasks=tasks, spread=spread)
+        spread = over_ray(partial(open_asked, cpus), data, Workers(workers, cpus))
+    report = _report(open_asked(threads), data, out / REPORT, blind=blind, limit=limit, tasks=tasks, spread=spread)
     _print_table(report.to_table())
     for path in (out / REPORT, *write_card(report, out)):
         say(str(path))
@@ -63,12 +66,35 @@ def compare_reports(first: Path, second: Path, *, as_json: bool) -> dict[str, An
     return found.to_dict()
 
 
+def judge_report(report: Path, data: Path, endpoint: Endpoint, *, as_json: bool) -> dict[str, Any]:
+    """Have the answers to LLaVA-Bench graded and print the scores."""
+    from ..evaluation.judged import grade
+
+    found = grade(report, data, endpoint)
+    for line in () if as_json else json.dumps(found, ensure_ascii=False, indent=1).splitlines():
+        say(line)
+    return found
+
+
 def open_model(name: str, threads: int | None) -> MiniCPMO:
     """The model that is asked."""
     return MiniCPMO.from_pretrained(name, threads=threads)
 
 
-def _report(model: MiniCPMO, data: Path, path: Path | None, **how: Any) -> Report:
+def asked_model(model: str, url: str | None, key: str) -> Callable[[int | None], EvaluatedModel]:
+    """What opens the model that is asked: one of the package, or `model` behind a URL."""
+    if url is None:
+        return partial(open_model, model)
+    from ..evaluation.endpoint import EndpointModel
+
+    return partial(_behind, EndpointModel(Endpoint(url, model, key)))
+
+
+def _behind(model: EvaluatedModel, threads: int | None) -> EvaluatedModel:
+    return model
+
+
+def _report(model: EvaluatedModel, data: Path, path: Path | None, **how: Any) -> Report:
     try:
         return run_local(model, data, report_path=path, progress=True, **how)
     except OSError as error:

@@ -31,6 +31,8 @@ class Answer:
     seconds: float
     media: tuple[str, ...] = ()
     question: str = ""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """How the answer was to be found: most tokens, beams, temperature."""
     expected: tuple[str, ...] = ()
     error: str | None = None
     """Why the medium could not be read; the item is then left out of the scores."""

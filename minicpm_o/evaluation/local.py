@@ -88,9 +88,15 @@ def model_name(model: EvaluatedModel) -> str:
 
 def _able(model: EvaluatedModel, tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
     """The tasks that a model can do, and a note for each of the others."""
-    able = [task for task in tasks if task.verb != "rank" or isinstance(model, Ranks)]
-    notes = [f"{task.name}: left out, {model_name(model)} does not tell how likely an answer is"
-             for task in tasks if task not in able]
+    able, notes = list[Task](), list[str]()
+    has_two_ears = getattr(model, "has_recogniser", True)
+    for task in tasks:
+        if task.verb == "rank" and not isinstance(model, Ranks):
+            notes.append(f"{task.name}: left out, {model_name(model)} does not tell how likely an answer is")
+        elif not task.transcript and not has_two_ears:
+            notes.append(f"{task.name}: left out, {model_name(model)} has no recogniser to be kept from")
+        else:
+            able.append(task)
     return able, notes
 
 
@@ -280,10 +286,18 @@ def _record(
         seconds=round(seconds, 4),
         media=media,
         question=item.question if task.verb != "transcribe" else "",
+        decoding=_decoding(task),
         expected=item.expected,
         error=error,
         judged={} if error else task.scorer.judge(item, text),
     )
+
+
+def _decoding(task: Task) -> dict[str, Any]:
+    if task.verb != "chat":
+        return {}
+    return {"max_tokens": task.max_tokens, "num_beams": task.num_beams, "temperature": 0.0,
+            "transcript": task.transcript}
 
 
 def _shown_name(item: Item, index: int, folder: Path) -> str:

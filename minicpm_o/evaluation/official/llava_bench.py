@@ -24,19 +24,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from minicpm_o.errors import InputError
+from minicpm_o.errors import EndpointError, InputError
 from minicpm_o.evaluation.answers import disk_error, write_atomically
 from minicpm_o.evaluation.metrics import rouge_l
 from minicpm_o.evaluation.normalise import has_han
-from minicpm_o.evaluation.official.judge import (
-    Judge,
-    JudgeError,
-    needed,
-    needed_text,
-    read_lines,
-    read_records,
-    wrong,
-)
+from minicpm_o.evaluation.official.judge import Judge, needed, needed_text, read_lines, read_records, wrong
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
 
@@ -199,15 +191,15 @@ class ReviewRun:
 def review(items: Sequence[ReviewItem], judge: Judge, path: Path) -> ReviewRun:
     """Ask the judge for every item that has no review yet; reviews are appended line by line as they come.
 
-    Raises JudgeError where the judge fails: reviews so far stay in the file and the next run goes on behind them. An
+    Raises EndpointError where the judge fails: reviews so far stay in the file and the next run goes on behind them. An
     item is never passed over, since a review belongs to its question by its line."""
     before = read_records(path) if path.is_file() else []
     _end_last_line(path)
     for index in range(len(before), len(items)):
         try:
             reply = judge(items[index].messages(), temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
-        except JudgeError as error:
-            raise JudgeError(f"question {items[index].question_id} ({index + 1} of {len(items)}) has no review: "
+        except EndpointError as error:
+            raise EndpointError(f"question {items[index].question_id} ({index + 1} of {len(items)}) has no review: "
                              f"{error}; {index} reviews are kept in {path}, start again to go on") from error
         _append(path, json.dumps(_review_record(index + 1, items[index], reply)) + "\n")
     return ReviewRun(max(0, len(items) - len(before)), len(before), tuple(_resume_notes(before, items)))

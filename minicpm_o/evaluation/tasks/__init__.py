@@ -20,6 +20,7 @@ from minicpm_o.evaluation.tasks import (
     flickr8k,
     fsdd,
     images_qa,
+    llava_bench,
     mmbench,
     mme,
     nlvr,
@@ -47,6 +48,7 @@ FOLDERS: dict[str, Loader] = {
     f"{mme.FOLDER}/": mme.load,
     f"{seed_bench.FILE} with {seed_bench.FOLDERS[0]}/": seed_bench.load,
     "pope/coco_pope_*.json with val2014/": pope.load,
+    f"{llava_bench.FOLDER}/": llava_bench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
 }
 """Files of a set -> loader of the data folder."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.judge import EndpointJudge, FixedJudge, JudgeError
+from minicpm_o.errors import EndpointError, InputError
+from minicpm_o.evaluation.endpoint import Endpoint
+from minicpm_o.evaluation.official.judge import FixedJudge
 from minicpm_o.evaluation.official.llava_bench import (
     JUDGE_MODEL,
     ReviewItem,
@@ -194,7 +195,7 @@ def test_odd_lengths_and_ids_are_told(folder: Path) -> None:
 
 def test_a_failing_judge_keeps_what_is_there_and_the_next_run_goes_on(folder: Path) -> None:
     items, reviews = load(folder).items, folder / "reviews.jsonl"
-    with pytest.raises(JudgeError, match=r"question 2 \(3 of 3\).*2 reviews are kept"):
+    with pytest.raises(EndpointError, match=r"question 2 \(3 of 3\).*2 reviews are kept"):
         review(items, FixedJudge(["8 4", "9 x"]), reviews)
     reviews.write_bytes(reviews.read_bytes().rstrip(b"\n"))
     run = review(items, FixedJudge(["6 3"]), reviews)
@@ -312,8 +313,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def ask(url: str, **options: Any) -> tuple[EndpointJudge, Callable[[], str]]:
-    judge = EndpointJudge(url, "grader", **{"pause_seconds": 0.0, "tries": 3, **options})
+def ask(url: str, **options: Any) -> tuple[Endpoint, Callable[[], str]]:
+    judge = Endpoint(url, "grader", role="judge", **{"pause_seconds": 0.0, "tries": 3, **options})
     return judge, lambda: judge(ASKED, temperature=0.2, max_tokens=7)
 
 
@@ -346,7 +347,7 @@ def test_endpoint_recovers_and_counts_what_went_wrong() -> None:
 def test_endpoint_gives_up_with_names_and_numbers(answers: Sequence[Answer], told: str) -> None:
     with endpoint(*answers) as (url, _):
         judge, grade = ask(url, timeout_seconds=0.1)
-        with pytest.raises(JudgeError, match=told):
+        with pytest.raises(EndpointError, match=told):
             grade()
     assert sum(judge.troubles.values()) in (1, 3)
 
@@ -354,7 +355,7 @@ def test_endpoint_gives_up_with_names_and_numbers(answers: Sequence[Answer], tol
 def test_endpoint_that_is_not_there() -> None:
     with endpoint() as (url, _):
         pass
-    with pytest.raises(JudgeError, match="3 x no connection"):
+    with pytest.raises(EndpointError, match="3 x no connection"):
         ask(url)[1]()
 
 
@@ -370,10 +371,10 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
                                      {"api_key": "sk\n"}])
 def test_endpoint_options(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="judge"):
-        EndpointJudge(**{"base_url": "http://host/v1", "model": "m", **options})
+        Endpoint(role="judge", **{"base_url": "http://host/v1", "model": "m", **options})
 
 
 def test_a_silent_judge_stops_the_review_with_the_question(folder: Path) -> None:
-    with endpoint(completion("8 7"), silence) as (url, _), pytest.raises(JudgeError, match="question 1 .*time-out"):
+    with endpoint(completion("8 7"), silence) as (url, _), pytest.raises(EndpointError, match="question 1 .*time-out"):
         review(load(folder).items, ask(url, timeout_seconds=0.1)[0], folder / "reviews.jsonl")
     assert len(lines(folder / "reviews.jsonl")) == 1
