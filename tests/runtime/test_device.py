@@ -91,3 +91,11 @@ def test_memory_of_the_parts(nano: Path) -> None:
     assert {"language.weights", "vision.weights", "hearing.weights", "recogniser.weights", "vad.weights",
             "language.kv_512", "language.activations"} <= set(memory)
     assert all(size > 0 for size in memory.values())
+
+
+def test_graphs_share_their_working_memory() -> None:
+    plan = device.plan_device(threads=1)
+    for kind in ("language", "speech"):
+        options = device.session_options(plan, kind=kind)
+        assert options.get_session_config_entry("session.use_env_allocators") == "1"
+    device.give_back_memory()  # says nothing, where the C library keeps nothing

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from minicpm_o.server import device as devices
 from minicpm_o.server.config import Limits
 from minicpm_o.server.device import MOST_UNREAD, Device
 from minicpm_o.server.errors import ApiError
@@ -50,6 +51,22 @@ def holding() -> tuple[threading.Event, Callable[[], Iterator[int]]]:
 
 async def collected(job: Any) -> list[Any]:
     return [event async for event in job]
+
+
+def test_a_device_at_rest_gives_memory_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(devices, "TIDY_S", 0.0)
+    monkeypatch.setattr(devices, "give_back_memory", lambda: given.append(time.monotonic()))
+
+    async def act(device: Device) -> None:
+        await asyncio.sleep(0.7)
+        assert not given, "nothing was done, so nothing is left over"
+        for _ in range(2):
+            await collected(device.submit(counting(3)))
+            await asyncio.sleep(1.6)
+
+    on_device(act)
+    assert len(given) == 2
 
 
 def test_a_job_gives_its_events_in_order() -> None:
