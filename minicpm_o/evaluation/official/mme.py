@@ -251,12 +251,12 @@ def prompt(question: str, parser: Parser = "official") -> str:
     return question.strip().replace(REQUEST, "") + SHORT_ANSWER
 
 
-def load(folder: Path, images: Path | None = None) -> tuple[MMEQuestion, ...]:
+def load(folder: Path, images: Path | None = None, subtasks: Sequence[str] = SUBTASKS) -> tuple[MMEQuestion, ...]:
     """All questions of MME_Benchmark_release_version, or of Your_Results with `images` as the folder of the pictures;
     the two questions on a picture follow one another. Raises InputError that says where to get the set."""
-    if (folder / f"{SUBTASKS[0]}.txt").is_file():
-        return tuple(question for name in SUBTASKS for question in _load_list(name, folder, images or folder))
-    return tuple(question for name in SUBTASKS for question in _load_subtask(folder / name))
+    if (folder / f"{subtasks[0]}.txt").is_file():
+        return tuple(question for name in subtasks for question in _load_list(name, folder, images or folder))
+    return tuple(question for name in subtasks for question in _load_subtask(folder / name))
 
 
 def _load_subtask(folder: Path) -> Iterator[MMEQuestion]:

@@ -34,6 +34,7 @@ from minicpm_o.evaluation.tasks import (
 )
 from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet
 from minicpm_o.evaluation.tasks.no_speech import no_speech_task
+from minicpm_o.evaluation.tasks.published import stand_in
 
 __all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "load_tasks"]
 
@@ -93,6 +94,8 @@ def load_tasks(data_dir: Path) -> TaskSet:
     if any(task.verb == "transcribe" for task in tasks):
         tasks.append(no_speech_task())
     notes = [note for found in sets for note in found.notes] + _left_aside(data_dir, files)
+    if (told := stand_in(data_dir)) is not None:
+        notes.insert(0, f"stand-in sets, no scores of the benchmarks whose format they have: {told}")
     return TaskSet(tuple(tasks), tuple(bad for found in sets for bad in found.bad_rows), files, tuple(notes))
 
 

@@ -11,17 +11,20 @@ from minicpm_o.evaluation.official import mme
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.evaluation.scoring import Question
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
-from minicpm_o.evaluation.tasks.published import PublishedScorer, published_set
+from minicpm_o.evaluation.tasks.published import PublishedScorer, named, published_set, stand_in
 
 FOLDER = "MME_Benchmark_release_version"
-COIN = 1050.0
-"""What a coin gets of 2800 on average: 14 subtasks of 50 + 25."""
+COIN = 75.0
+"""What a coin gets of a subtask's 200 on average: half of the questions, a quarter of the pictures."""
 
 
 def load(data_dir: Path) -> TaskSet:
     """The task `mme`; nothing where the folder is not there."""
-    folder = data_dir / FOLDER
-    return published_set(folder, lambda: [task(mme.load(folder))]) if folder.is_dir() else TaskSet()
+    folder, is_mme = data_dir / FOLDER, stand_in(data_dir) is None
+    if not folder.is_dir():
+        return TaskSet()
+    subtasks = [name for name in mme.SUBTASKS if is_mme or (folder / name).is_dir()]
+    return published_set(folder, lambda: [task(mme.load(folder, subtasks=subtasks), named(data_dir, "mme"))])
 
 
 def task(questions: Iterable[mme.MMEQuestion], name: str = "mme") -> Task:
@@ -30,7 +33,8 @@ def task(questions: Iterable[mme.MMEQuestion], name: str = "mme") -> Task:
                        (question.answer,), group=f"{question.subtask}/{question.image.name}", tag=question.subtask)
                   for question in questions)
     rule = "MME: yes or no in the first four characters; accuracy + accuracy with both questions on a picture right"
-    scorer = PublishedScorer(rule, _hit, totals, total, constants=("Yes", "No"), guess=COIN)
+    coin = COIN * len({item.tag for item in items})
+    scorer = PublishedScorer(rule, _hit, totals, total, constants=("Yes", "No"), guess=coin)
     return Task(name, items, scorer, max_tokens=8)
 
 

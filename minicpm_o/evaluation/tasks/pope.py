@@ -12,7 +12,7 @@ from minicpm_o.evaluation.official import pope
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.evaluation.scoring import Question
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
-from minicpm_o.evaluation.tasks.published import PublishedScorer, published_set
+from minicpm_o.evaluation.tasks.published import PublishedScorer, named, published_set
 
 
 def load(data_dir: Path) -> TaskSet:
@@ -21,7 +21,7 @@ def load(data_dir: Path) -> TaskSet:
     if not folder.is_dir():
         return TaskSet()
     pictures = next((place for place in (folder / "val2014", data_dir / "val2014") if place.is_dir()), folder)
-    return published_set(folder, lambda: tasks(pope.load(folder, pictures)))
+    return published_set(folder, lambda: tasks(pope.load(folder, pictures), named(data_dir, "pope")))
 
 
 def tasks(questions: Iterable[pope.PopeQuestion], name: str = "pope") -> list[Task]:

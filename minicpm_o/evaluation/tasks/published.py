@@ -77,6 +77,21 @@ def _resampled(pictures: Sequence[Sequence[int]], rng: np.random.Generator) -> l
     return [place for one in rng.integers(0, len(pictures), len(pictures)) for place in pictures[one]]
 
 
+STAND_IN = "STAND_IN"
+"""A file of this name in a data folder says in a line what its sets of a published shape really hold."""
+
+
+def stand_in(data_dir: Path) -> str | None:
+    """What stands in for the published pictures in this folder; None where they are what they seem."""
+    path = data_dir / STAND_IN
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def named(data_dir: Path, benchmark: str) -> str:
+    """A benchmark's name; with other pictures only its format is the benchmark's."""
+    return benchmark if stand_in(data_dir) is None else f"{benchmark}_format"
+
+
 def published_set(path: Path, build: Callable[[], Sequence[Task]]) -> TaskSet:
     """The tasks of a published set that was found; a broken one becomes a bad row and does not stop the rest."""
     try:

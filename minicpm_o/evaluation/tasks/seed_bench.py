@@ -14,7 +14,7 @@ from minicpm_o.evaluation.official import seed_bench
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.evaluation.scoring import Question
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
-from minicpm_o.evaluation.tasks.published import PublishedScorer, Totals, published_set
+from minicpm_o.evaluation.tasks.published import PublishedScorer, Totals, named, published_set
 
 FILE = "SEED-Bench.json"
 FOLDERS = ("SEED-Bench-image", "SEED-Bench-video")
@@ -30,8 +30,8 @@ def load(data_dir: Path) -> TaskSet:
         return TaskSet()
     kinds = {"image": data_dir / FOLDERS[0], "video": data_dir / FOLDERS[1]}
     found = published_set(path, lambda: tasks(
-        question for kind, folder in kinds.items() if folder.is_dir()
-        for question in seed_bench.load(path, kind, folder)))
+        (question for kind, folder in kinds.items() if folder.is_dir()
+         for question in seed_bench.load(path, kind, folder)), named(data_dir, "seed_bench")))
     notes = tuple(f"{FILE}: no folder {folder.name}, questions about {kind}s are left out. {seed_bench.WHERE}"
                   for kind, folder in kinds.items() if not folder.is_dir())
     return TaskSet(found.tasks, found.bad_rows, found.files, notes)

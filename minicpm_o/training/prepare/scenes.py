@@ -209,6 +209,13 @@ def draw_solids(rng: np.random.Generator) -> list[Solid]:
 def solids_scene(rng: np.random.Generator) -> Scene:
     """Drawn solids on a floor: how many, which, of which colour, and where."""
     solids = draw_solids(rng)
+    canvas, name = solids_picture(solids, rng)
+    return Scene(canvas, _solid_captions(solids, name, rng), _solid_questions(solids, rng),
+                 *_solid_names(solids, rng))
+
+
+def solids_picture(solids: Sequence[Solid], rng: np.random.Generator) -> tuple[Image.Image, str]:
+    """Solids on a floor, some a little out of focus; the floor's colour."""
     name = ("grey", "white", "brown", "green", "blue")[rng.choice(5, p=(0.5, 0.2, 0.1, 0.1, 0.1))]
     floor = np.array(GROUNDS[name], dtype=np.float32)
     light = np.linspace(rng.uniform(-40, 0), rng.uniform(0, 30), SIDE_PX)[:, None, None]
@@ -217,8 +224,7 @@ def solids_scene(rng: np.random.Generator) -> Scene:
         draw_solid(canvas, solid)
     if rng.random() < 0.4:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
-    return Scene(canvas, _solid_captions(solids, name, rng), _solid_questions(solids, rng),
-                 *_solid_names(solids, rng))
+    return canvas, name
 
 
 def draw_solid(canvas: Image.Image, solid: Solid) -> None:
