@@ -42,6 +42,8 @@ lock: ## pin the requirements anew (needs uv)
 		--output-file requirements/dev.txt
 	$(COMPILE) --group build --extra serve --constraints requirements/base.txt --output-file requirements/serve.txt
 	$(COMPILE) --extra bench --constraints requirements/base.txt --output-file requirements/bench.txt
+	$(subst pyproject.toml,--group lmms --no-deps,$(COMPILE)) --constraints requirements/dev.txt \
+		--output-file requirements/lmms.txt
 
 clean: ## remove the virtual environment and everything built; the cache of nano stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
@@ -60,9 +62,10 @@ $(VENV)/.base: requirements/base.txt pyproject.toml $(VENV)/.made
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt requirements/torch.txt $(VENV)/.base
+$(VENV)/.dev: requirements/dev.txt requirements/lmms.txt requirements/torch.txt $(VENV)/.base
 	@echo "installing the pinned requirements of the tests"
 	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/lmms.txt
 	@$(PIP) -r requirements/torch.txt
 	@touch $@
 

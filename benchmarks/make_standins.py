@@ -1,4 +1,4 @@
-"""Makes small sets in the format of MME, POPE and SEED-Bench from rendered scenes, where their own pictures are not had.
+"""Makes small sets in the format of MME, POPE and SEED-Bench from rendered scenes, where their pictures are not had.
 
     python benchmarks/make_standins.py --out DIR [--pictures 30]
     minicpm-o eval all --data DIR --report out/

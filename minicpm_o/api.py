@@ -11,9 +11,10 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
+from warnings import warn
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from .rates import AUDIO_RATE_HZ
 from .runtime.beam import BeamConfig, search
 from .runtime.conversation import Conversation, Pool, content_digest, prefill, prompt_keys
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
+from .runtime.losses import TextLoss, sum_up, text_tokens, token_losses
 from .runtime.parts import AnswerDefaults, Parts
 from .runtime.sampling import SamplingConfig
 from .runtime.timing import Stopwatch, Timing
@@ -359,14 +361,27 @@ class MiniCPMO:
         call = _settled_call(_Call(tuple(as_messages(messages)), SamplingConfig(), BeamConfig(1), 1, (), True, False,
                                    cancel or threading.Event()))
         inputs, _ = self._fit(call)
-        keys = prompt_keys(inputs)
-        with self._lock:
-            conversation = self._pool.take(keys, self.parts.engine)
-            try:
-                _, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode, call.cancel)
-            finally:
-                self._pool.give_back(conversation)
-        return len(keys) - num_cached
+        with self._read(inputs, call.cancel) as (_, _, num_cached):
+            return len(inputs.ids) - num_cached
+
+    def losses(self, messages: Messages, texts: Sequence[str], *, transcript: bool = True) -> list[TextLoss]:
+        """How likely each text is as the answer to the last turn: for tests that rank given answers.
+
+        The prompt is read once, whatever the number of texts. A text is taken as it stands: a space before it counts,
+        what ends an answer does not. No repetition penalty enters, also where a model answers with one. transcript: as
+        of `chat`. Warns when the oldest turns are left out for want of room.
+        Raises OptionError for texts that have no loss, and as `chat`.
+        """
+        ids = text_tokens(texts, self.parts.tokenizer)
+        call = _settled_call(_Call(tuple(as_messages(messages)), SamplingConfig(), BeamConfig(1), max(map(len, ids)),
+                                   (), transcript, False, threading.Event()))
+        inputs, notes = self._fit(call)
+        for note in notes:
+            warn(note, stacklevel=2)
+        with self._read(inputs, call.cancel) as (conversation, step, _):
+            assert step is not None, "nobody else has this event, so nobody cancelled"
+            tokens = token_losses(self.parts.engine, conversation.cache, step, ids, self.parts.banned_ids)
+            return sum_up(self._locked(tokens))
 
     def cancel(self) -> None:
         """End every answer that is being given; each ends with finish reason "cancelled"."""
@@ -380,25 +395,33 @@ class MiniCPMO:
         try:
             call = _settled_call(call)
             inputs, warnings = self._fit(call)
-            keys = prompt_keys(inputs)
-            with self._lock:
-                if call.generate_audio and not isinstance(self.parts, Parts):
-                    self.parts.check_voice(_voice_of(call))
-                conversation = self._pool.take(keys, self.parts.engine)
-            try:
+            if call.generate_audio and not isinstance(self.parts, Parts):
                 with self._lock:
-                    step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode,
-                                               call.cancel)
+                    self.parts.check_voice(_voice_of(call))
+            with self._read(inputs, call.cancel) as (conversation, step, num_cached):
                 end = yield from self._generate(conversation, step, call, watch)
                 usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
                 speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
-            finally:  # whatever became of the answer, what was read is kept; not before it is spoken from the cache
-                with self._lock:
-                    self._pool.give_back(conversation)
             timing = watch.timing(self.parts.load_s - loaded_s)
             yield Reply(end.text.strip(), end.finish_reason, usage, timing, self.name, warnings, speech)
         finally:
             self._running.discard(call.cancel)
+
+    @contextmanager
+    def _read(self, inputs: ModelInputs,
+              cancel: threading.Event) -> Iterator[tuple[Conversation, Step | None, int]]:
+        """A prompt in the cache of a conversation of its own: the step at its end, None when cancelled, and the tokens
+        that were there already. Whatever becomes of the answer, what was read is kept."""
+        keys = prompt_keys(inputs)
+        with self._lock:
+            conversation = self._pool.take(keys, self.parts.engine)
+        try:
+            with self._lock:
+                step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode, cancel)
+            yield conversation, step, num_cached
+        finally:  # not before an answer is spoken, from the cache
+            with self._lock:
+                self._pool.give_back(conversation)
 
     def _say(self, call: _Call, inputs: ModelInputs, end: GenerationEnd, conversation: Conversation) -> Speech | None:
         """The answer as sound; nothing where nothing was said."""

@@ -133,7 +133,7 @@ def test_notice_names_every_asset_folder() -> None:
 
 
 def test_requirements_are_pinned_and_hashed() -> None:
-    for name in ("base", "serve", "dev", "bench"):
+    for name in ("base", "serve", "dev", "bench", "lmms"):
         text = words(ROOT / "requirements" / f"{name}.txt").replace("\\\n", "")
         for line in (line for line in text.splitlines() if line and not line.startswith("#")):
             assert re.match(r"[\w.\[\]-]+==\S+", line) and "--hash=sha256:" in line, f"{name}.txt: {line[:80]}"
