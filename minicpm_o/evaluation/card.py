@@ -10,7 +10,7 @@ Computes no scores.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from minicpm_o.evaluation.report import CELL_COLUMNS, LOWER_IS_BETTER, Report, T
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Draw = Callable[["Axes", Sequence[TaskLine]], bool]
 
 ROW_INCHES = 0.28
 STYLE = """
@@ -39,7 +41,7 @@ def write_card(report: Report, folder: Path) -> tuple[Path, ...]:
     """Write the card of a report into a folder; returns the files. Raises MissingExtraError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = {"scores.svg": draw_scores, "profile.svg": draw_profile, "seconds.svg": draw_seconds}
-    drawn = [name for name, draw in plots.items() if _save(draw, report.tasks, folder / name)]
+    drawn = [name for name, draw in plots.items() if save(draw, report.tasks, folder / name)]
     pages = {"card.md": report.to_markdown() + "".join(f"\n![{name}]({name})\n" for name in drawn),
              "card.html": to_html(report, drawn)}
     for name, text in pages.items():
@@ -140,8 +142,8 @@ def _names(axis: Axes, lines: Sequence[TaskLine], names: Sequence[str]) -> None:
     axis.grid(axis="x", alpha=0.25)
 
 
-def _save(draw: Any, lines: Sequence[TaskLine], path: Path) -> bool:
-    """Draw into a file; whether there was anything to draw."""
+def save(draw: Draw, lines: Sequence[TaskLine], path: Path) -> bool:
+    """Draw into an SVG file; whether there was anything to draw. Raises MissingExtraError without matplotlib."""
     figure = _figure(len(lines), is_round=draw is draw_profile)
     if not draw(figure.axes[0], lines):
         return False

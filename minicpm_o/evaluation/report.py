@@ -89,6 +89,16 @@ class Report:
             "notes": list(self.notes),
         }
 
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Report:
+        """The report of a JSON file."""
+        lines = tuple(TaskLine(
+            line["name"], line["n"], line["metrics"], None if line["interval"] is None else tuple(line["interval"]),
+            line["chance"], line["blind"], line["seconds_per_item"], written["details"].get(line["name"], {}))
+            for line in written["tasks"])
+        bad = tuple(BadRow(row["file"], row["line"], row["reason"]) for row in written["bad_rows"]["rows"])
+        return cls(written["model"], written["settings"], lines, bad, tuple(written["notes"]))
+
     def to_json(self) -> str:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
