@@ -65,8 +65,8 @@ $(VENV)/.base: requirements/base.txt pyproject.toml $(VENV)/.made
 $(VENV)/.dev: requirements/dev.txt requirements/lmms.txt requirements/torch.txt $(VENV)/.base
 	@echo "installing the pinned requirements of the tests"
 	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
-	@$(PIP) --require-hashes --no-deps -r requirements/lmms.txt
 	@$(PIP) -r requirements/torch.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/lmms.txt
 	@touch $@
 
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.base

@@ -180,7 +180,7 @@ class Device:
             if self._is_draining or self._is_stopping:
                 raise ApiError("the server is shutting down; try another or come back", status=503,
                                code="shutting_down", headers={"Retry-After": "5"})
-            if not live and self.num_waiting >= self.limits.max_waiting:
+            if not live and self.num_waiting >= self.limits.max_waiting + self._free_places():
                 wait_s = self._eta_s(self.num_waiting)
                 raise ApiError(f"{self.num_running} answers are running and {self.num_waiting} wait, which is all this "
                                f"server takes; come back in about {wait_s:.0f} s", status=429, code="queue_full",
@@ -232,6 +232,10 @@ class Device:
                 self._is_tidy, self._worked_s = False, time.monotonic()
                 self._changed.notify_all()
 
+    def _free_places(self) -> int:
+        """Answers that may begin at once; the device's threads let them in."""
+        return max(0, self.limits.max_running - sum(not job.live for job in self._running))
+
     def _tidy(self) -> None:
         """Nothing to do for a while: hand back what the last work left, once."""
         if not self._is_tidy and not self._running and time.monotonic() - self._worked_s > TIDY_S:
@@ -240,7 +244,7 @@ class Device:
 
     def _next(self) -> Job | None:
         """The job whose turn it is; moves waiting ones in where there is room."""
-        while sum(not job.live for job in self._running) < self.limits.max_running and (order := self._order()):
+        while self._free_places() and (order := self._order()):
             self._leave_line(order[0])
             self._begin(order[0])
         ready = [job for job in self._running if job.can_step and job not in self._stepping]

@@ -69,6 +69,14 @@ def test_a_device_at_rest_gives_memory_back_once(monkeypatch: pytest.MonkeyPatch
     assert len(given) == 2
 
 
+def test_places_that_nobody_has_taken_yet_are_no_reason_to_refuse() -> None:
+    async def act(device: Device) -> int:
+        jobs = [device.submit(counting(1)) for _ in range(3)]  # all before a thread of the device has woken
+        return sum([len(await collected(job)) for job in jobs])
+
+    assert on_device(act, max_running=2, max_waiting=1) == 3
+
+
 def test_a_job_gives_its_events_in_order() -> None:
     async def act(device: Device) -> list[int]:
         return await collected(device.submit(counting(1000)))
