@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import common
-from minicpm_o.evaluation.card import draw_scores, save
+from minicpm_o.evaluation.card import draw_scores, is_share, save
 from minicpm_o.evaluation.report import Report
 
 DOCS = common.ROOT / "docs"
@@ -45,7 +45,7 @@ def section(path: Path) -> str:
     name = path.stem.removeprefix("eval_")
     report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
     plot = DOCS / f"results_{name}.svg"
-    save(draw_scores, [line for line in report.tasks if line.score <= 1.5], plot)
+    save(draw_scores, [line for line in report.tasks if is_share(line)], plot)
     told = report.settings
     run = f"package {told['package_version']}, scorers {told['scorers_version']}, model {str(told['fingerprint'])[:12]}"
     return f"## {name}\n\n{SETS.get(name, '')}.\n\n![scores]({plot.name})\n\n{report.to_markdown()}\n{run}\n"

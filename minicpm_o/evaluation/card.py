@@ -1,6 +1,7 @@
 """A report as a folder to look at: card.html and card.md with plots of scores, of the mean by kind, and of seconds.
 
-    scores.svg    every task: score with its interval, the best constant answer, the random guess, the blind run
+    scores.svg    every task: score with its interval, the best constant answer or the random guess, the blind run
+    totals.svg    the same for scores that are no shares, such as MME's total of 2800
     profile.svg   a radar of the kinds of tasks, each the mean of how far its scores rise above chance
     seconds.svg   seconds an item takes
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Draw = Callable[["Axes", Sequence[TaskLine]], bool]
 
+MOST_SHARE = 3.0
+"""Error rates and CIDEr end above 1; what is more than this is a total."""
 ROW_INCHES = 0.28
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -40,8 +43,12 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
 def write_card(report: Report, folder: Path) -> tuple[Path, ...]:
     """Write the card of a report into a folder; returns the files. Raises MissingExtraError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = {"scores.svg": draw_scores, "profile.svg": draw_profile, "seconds.svg": draw_seconds}
-    drawn = [name for name, draw in plots.items() if save(draw, report.tasks, folder / name)]
+    shares = [line for line in report.tasks if is_share(line)]
+    plots: dict[str, tuple[Draw, Sequence[TaskLine]]] = {
+        "scores.svg": (draw_scores, shares),
+        "totals.svg": (draw_scores, [line for line in report.tasks if line not in shares]),
+        "profile.svg": (draw_profile, report.tasks), "seconds.svg": (draw_seconds, report.tasks)}
+    drawn = [name for name, (draw, lines) in plots.items() if save(draw, lines, folder / name)]
     pages = {"card.md": report.to_markdown() + "".join(f"\n![{name}]({name})\n" for name in drawn),
              "card.html": to_html(report, drawn)}
     for name, text in pages.items():
@@ -92,6 +99,11 @@ def draw_scores(axis: Axes, lines: Sequence[TaskLine]) -> bool:
     return bool(lines)
 
 
+def is_share(line: TaskLine) -> bool:
+    """Whether a score is a fraction, or an error rate, and no total."""
+    return max(line.score, line.chance or 0.0) <= MOST_SHARE
+
+
 def draw_seconds(axis: Axes, lines: Sequence[TaskLine]) -> bool:
     """Seconds an item takes."""
     axis.barh(range(len(lines)), [line.seconds_per_item for line in lines], color="#6acc64")
@@ -121,7 +133,7 @@ def profile(lines: Sequence[TaskLine]) -> dict[str, float]:
     """Set of tasks -> mean of (score - chance) / (best - chance), cut at 0; tasks without a known best are left out."""
     found: dict[str, list[float]] = {}
     for line in lines:
-        if line.chance is None or line.headline == "cider":
+        if line.chance is None or line.headline == "cider" or not is_share(line):
             continue
         best = 0.0 if line.headline in LOWER_IS_BETTER else 1.0
         if best != line.chance:
