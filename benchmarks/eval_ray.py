@@ -62,8 +62,8 @@ def text(report: dict[str, Any]) -> str:
             (f"{count} workers of Ray, one thread each", report["ray_s"])]
     told = "the same" if report["same_answers"] and report["same_scores"] else "NOT the same"
     return (f"{common.table(['evaluation by', 'seconds'], rows)}\n\n{report['items']} items. The workers give {told} "
-            f"answers and scores as one process on one thread; {report['other_with_threads']} answers differ on {count} "
-            f"threads. {common.provenance(report)}\n")
+            f"answers and scores as one process on one thread; {report['other_with_threads']} answers differ on "
+            f"{count} threads. {common.provenance(report)}\n")
 
 
 if __name__ == "__main__":
