@@ -82,7 +82,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises InputError where a report or its answers are missing, where they share no task, or where a name stands for
     another question in the other report."""
     reports, answers = [_report(path) for path in (first, second)], [_answers(path) for path in (first, second)]
-    metrics = [{line["name"]: next(iter(line["metrics"])) for line in report["tasks"]} for report in reports]
+    metrics = [{line["name"]: next(iter(line["metrics"].items())) for line in report["tasks"]} for report in reports]
     shared = [name for name in metrics[0] if name in metrics[1]]
     if not shared:
         raise InputError(f"{first.name} and {second.name} share no task: the first has {_listed(metrics[0])}, the "
@@ -105,7 +105,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * sum(math.comb(count, k) for k in range(least + 1)) / 2**count)
 
 
-def _difference(task: str, headline: str, pairs: Sequence[tuple[Answer, Answer]]) -> Difference:
+def _difference(task: str, headline: tuple[str, float], pairs: Sequence[tuple[Answer, Answer]]) -> Difference:
     counts = [(_count(a), _count(b)) for a, b in pairs]
     above = [(a[0], b[0]) for a, b in counts]
     below = [a[1] for a, _ in counts]
@@ -113,7 +113,8 @@ def _difference(task: str, headline: str, pairs: Sequence[tuple[Answer, Answer]]
     is_right_or_wrong = "correct" in pairs[0][0].judged
     p = mcnemar(sum(a > b for a, b in above), sum(b > a for a, b in above)) if is_right_or_wrong else None
     interval = bootstrap_difference([a for a, _ in above], [b for _, b in above], below)
-    return Difference(task, _metric(pairs[0][0].judged, headline), len(pairs), share_a, share_b, interval, p)
+    metric = _metric(pairs[0][0].judged, headline, share_a)
+    return Difference(task, metric, len(pairs), share_a, share_b, interval, p)
 
 
 def _count(answer: Answer) -> tuple[float, float]:
@@ -124,9 +125,11 @@ def _count(answer: Answer) -> tuple[float, float]:
     return float(judged["correct"] if "correct" in judged else judged["rouge_l"]), 1.0
 
 
-def _metric(judged: Mapping[str, Any], headline: str) -> str:
-    """The report's first metric, or for descriptions the one that an item has by itself."""
-    return "rouge_l" if "rouge_l" in judged else headline
+def _metric(judged: Mapping[str, Any], headline: tuple[str, float], share: float) -> str:
+    """The report's first metric where it is the mean of the items; else what an item has by itself."""
+    if "rouge_l" in judged:
+        return "rouge_l"
+    return headline[0] if abs(headline[1] - share) < 1e-3 else "share_right"
 
 
 def _pairs(task: str, first: Mapping[str, Answer], second: Mapping[str, Answer]
@@ -177,5 +180,5 @@ def _cells(difference: Difference) -> list[str]:
             f"{difference.b - difference.a:+.3f}", interval, p, difference.verdict]
 
 
-def _listed(names: Mapping[str, str]) -> str:
+def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(names) or "none"

@@ -32,6 +32,7 @@ def test_a_difference_that_is_no_chance(data: Any, scripted: Any, tmp_path: Path
                     report(data, scripted, tmp_path / "b.json", 11, "large"))
     (line,) = found.differences
     assert (line.n, line.a, line.b) == (12, pytest.approx(2 / 12), pytest.approx(11 / 12))
+    assert line.metric == "accuracy"
     assert line.p == pytest.approx(mcnemar(0, 9)) == pytest.approx(2 / 512)
     assert line.interval is not None and line.interval[0] > 0 and line.verdict == "B is better"
     assert "B is large" in found.to_markdown() and "+0.750" in found.to_markdown()
@@ -70,6 +71,7 @@ def test_items_of_one_report_alone_are_counted(data: Any, scripted: Any, tmp_pat
     lines = (tmp_path / "a.answers.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "b.answers.jsonl").write_text("".join(lines[:-2]))
     found = compare(first, second)
+    assert found.differences[0].metric == "share_right", "of the ten that both answered, not of the report's twelve"
     assert found.differences[0].n == 10 and any("2 items" in note for note in found.notes)
 
 
