@@ -88,6 +88,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def draw_scores(axis: Axes, lines: Sequence[TaskLine]) -> bool:
     """Scores with intervals, and what no looking and no listening gives; whether there was anything to draw."""
+    if not lines:
+        return False
     for place, line in enumerate(lines):
         low, high = line.interval or (line.score, line.score)
         axis.plot([low, high], [place, place], color="#4878d0", linewidth=2, alpha=0.6)
@@ -96,7 +98,7 @@ def draw_scores(axis: Axes, lines: Sequence[TaskLine]) -> bool:
     _marks(axis, lines, "x", "#888888", "blind", lambda line: line.blind.get(line.headline))
     _names(axis, lines, [f"{line.name} ({cells(line)[2]})" for line in lines])
     axis.legend(loc="best", fontsize=8, frameon=False)
-    return bool(lines)
+    return True
 
 
 def is_share(line: TaskLine) -> bool:
