@@ -110,6 +110,14 @@ def read_answers(path: Path) -> list[Answer]:
     return [answer_from(record) for record in records if record]
 
 
+def answers_beside(report: Path) -> list[Answer]:
+    """What was answered with the media at hand, in the file beside a report. Raises InputError where it is missing."""
+    path = answers_path(report)
+    if not path.is_file():
+        raise InputError(f"{path} is missing; the answers lie beside the report, keep both together")
+    return [answer for answer in read_answers(path) if not answer.blind and answer.error is None]
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises DiskFullError where the disk is full."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.answers import Answer, answers_path, read_answers
+from minicpm_o.evaluation.answers import Answer, answers_beside
 from minicpm_o.evaluation.intervals import Interval, bootstrap_difference
 from minicpm_o.evaluation.report import LOWER_IS_BETTER, markdown_table, rich_table, shown
 
@@ -158,12 +158,8 @@ def _report(path: Path) -> dict[str, Any]:
     return found
 
 
-def _answers(path: Path) -> dict[str, Answer]:
-    answers = answers_path(path)
-    if not answers.is_file():
-        raise InputError(f"{answers} is missing; the answers lie beside the report, keep both together")
-    return {f"{answer.task} {answer.id}": answer for answer in read_answers(answers)
-            if not answer.blind and answer.error is None}
+def _answers(report: Path) -> dict[str, Answer]:
+    return {f"{answer.task} {answer.id}": answer for answer in answers_beside(report)}
 
 
 def _warnings(reports: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.answers import answers_path, read_answers, write_atomically
+from minicpm_o.evaluation.answers import answers_beside, write_atomically
 from minicpm_o.evaluation.official import llava_bench
 from minicpm_o.evaluation.official.judge import Judge
 from minicpm_o.evaluation.tasks.llava_bench import FOLDER, NAME
@@ -26,7 +26,7 @@ def grade(report: Path, data: Path, judge: Judge) -> dict[str, Any]:
     found = llava_bench.load_distribution(data / FOLDER)
     folder = report.with_name(f"{report.stem}.llava_bench")
     folder.mkdir(parents=True, exist_ok=True)
-    said = {answer.id: answer.answer for answer in _answers(report)}
+    said = {answer.id: answer.answer for answer in answers_beside(report) if answer.task == NAME}
     missing = [question.question_id for question in found.questions if str(question.question_id) not in said]
     if missing:
         raise InputError(f"the report {report.name} has no answer to {len(missing)} of {len(found.questions)} "
@@ -41,11 +41,3 @@ def grade(report: Path, data: Path, judge: Judge) -> dict[str, Any]:
               "scores": {parser: asdict(summary) for parser, summary in summaries.items()}}
     write_atomically(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1) + "\n")
     return scores
-
-
-def _answers(report: Path) -> list[Any]:
-    path = answers_path(report)
-    if not path.is_file():
-        raise InputError(f"{path} is missing; the answers lie beside the report, keep both together")
-    mine = (answer for answer in read_answers(path) if answer.task == NAME)
-    return [answer for answer in mine if not answer.blind and answer.error is None]

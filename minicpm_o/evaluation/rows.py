@@ -102,8 +102,13 @@ def read_rows(path: Path, parse: Callable[[Row], Iterable[T]]) -> tuple[list[T],
         try:
             good += list(parse(_read_row(path, number, line)))
         except InputError as error:
-            bad.append(BadRow(f"{path.parent.name}/{path.name}", number, str(error)))
+            bad.append(BadRow(place_of(path), number, str(error)))
     return good, bad
+
+
+def place_of(path: Path) -> str:
+    """A file with its folder, as errors name it."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _read_row(path: Path, number: int, line: bytes) -> Row:

@@ -14,13 +14,14 @@ import binascii
 import csv
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.official.ocrbench import long_cells
+from minicpm_o.evaluation.rows import place_of
 
 Parser = Literal["vlmevalkit", "lmms_eval"]
 
@@ -233,7 +234,7 @@ def load(path: Path) -> tuple[MMBenchQuestion, ...]:
     for index, line, record in records:
         holder = int(images[index]) if index not in pictures and images[index].isdecimal() else index
         if images[index] and holder not in pictures:
-            raise InputError(f"{_place(path)} line {line}: image is {images[index]!r}; expected base64, or the index "
+            raise InputError(f"{place_of(path)} line {line}: image is {images[index]!r}; expected base64, or the index "
                              f"of a row that has it. {WHERE}")
         questions.append(_question(index, record, pictures.get(holder)))
     return tuple(questions)
@@ -256,44 +257,30 @@ def _decode(path: Path, line: int, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise InputError(f"{_place(path)} line {line}: image is not base64 ({error}). {WHERE}") from error
+        raise InputError(f"{place_of(path)} line {line}: image is not base64 ({error}). {WHERE}") from error
 
 
 def _records(path: Path, needed: Sequence[str]) -> list[tuple[int, int, dict[str, str]]]:
     """Index, line and fields of each row; names of columns in small letters, but those of the options."""
     if not path.is_file():
-        raise InputError(f"no file {_place(path)}. {WHERE}")
+        raise InputError(f"no file {place_of(path)}. {WHERE}")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file, _fields_of_any_length():
+        with path.open(encoding="utf-8-sig", newline="") as file, long_cells():
             rows = csv.reader(file, delimiter="\t")
             names = [name if name in string.ascii_uppercase else name.lower() for name in next(rows, [])]
             if missing := [name for name in needed if name not in names]:
-                raise InputError(f"{_place(path)} has no column {', '.join(missing)}; it has "
+                raise InputError(f"{place_of(path)} has no column {', '.join(missing)}; it has "
                                  f"{', '.join(names) or 'none'}. {WHERE}")
             return [_record(path, rows.line_num, names, row) for row in rows if row]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{_place(path)} is not a table in UTF-8 with tabs ({error}). {WHERE}") from error
+        raise InputError(f"{place_of(path)} is not a table in UTF-8 with tabs ({error}). {WHERE}") from error
 
 
 def _record(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> tuple[int, int, dict[str, str]]:
     if len(row) > len(names):
-        raise InputError(f"{_place(path)} line {line}: {len(row)} fields under {len(names)} column names; put a text "
+        raise InputError(f"{place_of(path)} line {line}: {len(row)} fields under {len(names)} column names; put a text "
                          "that holds a tab or a line end between double quotes")
     fields = dict.fromkeys(names, "") | dict(zip(names, row))  # noqa: B905  # a short row ends with empty fields
     if not fields["index"].isdecimal():
-        raise InputError(f"{_place(path)} line {line}: index is {fields['index']!r}; expected a whole number")
+        raise InputError(f"{place_of(path)} line {line}: index is {fields['index']!r}; expected a whole number")
     return int(fields["index"]), line, fields
-
-
-@contextmanager
-def _fields_of_any_length() -> Iterator[None]:
-    """Let csv read pictures, which are longer than its limit for a field."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

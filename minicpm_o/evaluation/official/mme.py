@@ -16,6 +16,8 @@ from typing import Literal
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import YesNo
+from minicpm_o.evaluation.official.vqa import LONE_STOP, SHORT_ANSWER, without_marks
+from minicpm_o.evaluation.rows import place_of
 
 Parser = Literal["official", "lmms_eval", "vlmevalkit"]
 Label = Literal["yes", "no", "other"]
@@ -25,7 +27,6 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 SUBTASKS = PERCEPTION + COGNITION
 
 REQUEST = " Please answer yes or no."
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
 WHERE = (
     "MME is given out on request by its authors (github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch "
@@ -105,7 +106,7 @@ def label(answer: str, parser: Parser = "official") -> Label:
 
 def vlmevalkit_yes_no(answer: str) -> Label:
     """VLMEvalKit's rule: exactly one of the words yes and no in the whole answer."""
-    words = _without_punctuation(answer.lower()).split()
+    words = without_marks(answer.lower(), LONE_STOP).split()
     if ("yes" in words) == ("no" in words):
         return "other"
     return "yes" if "yes" in words else "no"
@@ -121,16 +122,6 @@ def _official(answer: str) -> Label:
 def _lmms_eval(answer: str) -> Label:
     plain = answer.lower().strip().replace(".", "")
     return _official({"y": "yes", "n": "no"}.get(plain, plain))
-
-
-def _without_punctuation(text: str) -> str:
-    """A mark that stands beside a blank anywhere in the text vanishes, any other becomes a blank."""
-    drop_all = re.search(r"\d,\d", text) is not None
-    plain = text
-    for mark in ';/[]"{}()=+\\_-><@`,?!':
-        drop = drop_all or f"{mark} " in text or f" {mark}" in text
-        plain = plain.replace(mark, "" if drop else " ")
-    return re.sub(r"(?<!\d)\.(?!\d)", "", plain, count=32)  # the tool passes a flag where the count belongs
 
 
 _LABELS: Mapping[Parser, Callable[[str], Label]] = {
@@ -150,7 +141,7 @@ def score_folder(folder: Path, parser: Parser = "official") -> MMEScores:
 
 def score_file(path: Path, parser: Parser = "official") -> SubtaskScore:
     """Score of one subtask's result file. Raises InputError where the official script stops."""
-    return score_lines(read_results(path), parser, _place(path))
+    return score_lines(read_results(path), parser, place_of(path))
 
 
 def score_lines(lines: Sequence[ResultLine], parser: Parser = "official", name: str = "the answers") -> SubtaskScore:
@@ -192,7 +183,7 @@ def read_results(path: Path) -> list[ResultLine]:
     """Lines of a result file: picture, question, yes or no, answer, with tabs between them. Raises InputError."""
     lines = [_result_line(path, number, line) for number, line in _lines(path)]
     if not lines or len(lines) % 2:
-        raise InputError(f"{_place(path)}: {len(lines)} lines; expected two lines for every picture, one after the "
+        raise InputError(f"{place_of(path)}: {len(lines)} lines; expected two lines for every picture, one after the "
                          "other. Add the missing lines, or write the file anew")
     return lines
 
@@ -206,7 +197,7 @@ def result_line(question: MMEQuestion, said: str) -> str:
 def _result_line(path: Path, number: int, line: str) -> ResultLine:
     fields = line.split("\t")
     if len(fields) != 4:
-        raise InputError(f"{_place(path)} line {number}: {_fields(line)}; expected picture, question, yes or no, and "
+        raise InputError(f"{place_of(path)} line {number}: {_fields(line)}; expected picture, question, yes or no, and "
                          "an answer on the same line, with tabs between them: no blank lines, and no tabs or line "
                          "ends inside an answer (result_line writes such lines)")
     return ResultLine(fields[0], fields[1], _yes_or_no(path, number, fields[2]), fields[3])
@@ -215,8 +206,8 @@ def _result_line(path: Path, number: int, line: str) -> ResultLine:
 def _yes_or_no(path: Path, number: int, text: str) -> YesNo:
     answer = text.lower()
     if answer not in ("yes", "no"):
-        raise InputError(f"{_place(path)} line {number}: the right answer is {text!r}; expected Yes or No. Correct the "
-                         "line, or take the file from the official set again")
+        raise InputError(f"{place_of(path)} line {number}: the right answer is {text!r}; expected Yes or No. Correct "
+                         "the line, or take the file from the official set again")
     return "yes" if answer == "yes" else "no"
 
 
@@ -225,9 +216,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{_place(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+        raise InputError(f"{place_of(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
-        raise InputError(f"{_place(path)} cannot be read ({error.strerror}); expected a file SUBTASK.txt for each of "
+        raise InputError(f"{place_of(path)} cannot be read ({error.strerror}); expected a file SUBTASK.txt for each of "
                          f"{', '.join(SUBTASKS)}") from error
     return enumerate(text.removesuffix("\n").split("\n") if text else [], start=1)
 
@@ -235,10 +226,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _fields(line: str) -> str:
     count = line.count("\t") + 1
     return f"{count} field{'' if count == 1 else 's'} ({line[:60]!r})" if line.strip() else "a blank line"
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 # --- the set ------------------------------------------------------------------------------------------------------
@@ -264,7 +251,7 @@ def _load_subtask(folder: Path) -> Iterator[MMEQuestion]:
     texts = folder / "questions_answers_YN"
     found = sorted((texts if texts.is_dir() else folder).glob("*.txt"))
     if not found:
-        raise InputError(f"no questions in {_place(folder)}. {WHERE}")
+        raise InputError(f"no questions in {place_of(folder)}. {WHERE}")
     for path in found:
         image = _picture(folder, path.stem)
         for number, line in _lines(path):
@@ -281,7 +268,7 @@ def _load_list(subtask: str, folder: Path, images: Path) -> Iterator[MMEQuestion
 
 def _question(subtask: str, path: Path, number: int, fields: list[str], image: Path) -> MMEQuestion:
     if len(fields) != 2:
-        raise InputError(f"{_place(path)} line {number}: {len(fields)} fields; expected a question and its Yes or No "
+        raise InputError(f"{place_of(path)} line {number}: {len(fields)} fields; expected a question and its Yes or No "
                          f"with a tab between them. {WHERE}")
     identity = f"{subtask}/{image.name}/{(number - 1) % 2 + 1}"
     return MMEQuestion(identity, subtask, image, fields[0], _yes_or_no(path, number, fields[1].strip()))
@@ -293,4 +280,4 @@ def _picture(folder: Path, name: str) -> Path:
         for ending in ("", ".jpg", ".png", ".jpeg"):
             if (path := place / f"{name}{ending}").is_file():
                 return path
-    raise InputError(f"no picture {name} in {_place(folder)}. {WHERE}")
+    raise InputError(f"no picture {name} in {place_of(folder)}. {WHERE}")

@@ -167,7 +167,7 @@ def load_ocrbench(path: Path) -> tuple[OcrItem, ...]:
 
 def _read_table(path: Path, columns: Sequence[str], source: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a TSV with a header, each with its place; cells in quotes may hold line ends."""
-    with _long_cells():
+    with long_cells():
         reader = csv.reader(StringIO(read_text(path, source)), delimiter="\t")
         rows = [(f"{path.name} line {reader.line_num}", cells) for cells in reader if cells]
     header = rows[0][1] if rows else []
@@ -183,7 +183,7 @@ def _read_table(path: Path, columns: Sequence[str], source: str) -> Iterator[tup
 
 
 @contextmanager
-def _long_cells() -> Iterator[None]:
+def long_cells() -> Iterator[None]:
     """Lets csv read cells as long as a picture, and puts its limit back."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:

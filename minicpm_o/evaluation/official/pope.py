@@ -16,8 +16,9 @@ from typing import Literal, TypeVar
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import YesNo, pope_yes_no
-from minicpm_o.evaluation.official.mme import SHORT_ANSWER, Label, vlmevalkit_yes_no
-from minicpm_o.evaluation.rows import Row, read_rows
+from minicpm_o.evaluation.official.mme import Label, vlmevalkit_yes_no
+from minicpm_o.evaluation.official.vqa import SHORT_ANSWER
+from minicpm_o.evaluation.rows import Row, place_of, read_rows
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def score_splits(files: Mapping[str, tuple[Path, Path]], parser: Parser = "offic
     """Scores of split -> (answer file, label file), and of all together as "Overall", which lmms-eval and VLMEvalKit
     print and the official script does not."""
     read = {split: (read_answers(answers), read_labels(labels)) for split, (answers, labels) in files.items()}
-    scores = {split: score(*lists, parser, _place(files[split][0])) for split, lists in read.items()}
+    scores = {split: score(*lists, parser, place_of(files[split][0])) for split, lists in read.items()}
     pairs = [pair for lists in read.values() for pair in zip(*lists)]  # noqa: B905
     overall = score([answer for answer, _ in pairs], [wanted for _, wanted in pairs], parser, "all splits together")
     return scores | {"Overall": overall}
@@ -122,14 +123,14 @@ def score_splits(files: Mapping[str, tuple[Path, Path]], parser: Parser = "offic
 
 def score_files(answers: Path, labels: Path, parser: Parser = "official") -> PopeScores:
     """Scores of one split: JSON lines of answers, and coco_pope_SPLIT.json, in the same order."""
-    return score(read_answers(answers), read_labels(labels), parser, _place(answers))
+    return score(read_answers(answers), read_labels(labels), parser, place_of(answers))
 
 
 def score_llava(answers: Path, questions: Path, labels: Path) -> dict[str, PopeScores]:
     """Scores of each split as LLaVA's script gives them: one file of answers, one of questions, which names the split
     as category, and the folder of coco_pope_SPLIT.json."""
     texts = read_llava_answers(answers, questions)
-    return {split: score(texts.get(split, []), read_labels(path), "llava", f"{_place(answers)}, {split}")
+    return {split: score(texts.get(split, []), read_labels(path), "llava", f"{place_of(answers)}, {split}")
             for split, path in _label_files(labels).items()}
 
 
@@ -161,8 +162,8 @@ def read_llava_answers(answers: Path, questions: Path) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     for number, (identity, text) in enumerate(lines, start=1):
         if identity not in categories:
-            raise InputError(f"{_place(answers)} line {number}: question_id {identity!r} is not in "
-                             f"{_place(questions)}; give the questions that these answers were made for")
+            raise InputError(f"{place_of(answers)} line {number}: question_id {identity!r} is not in "
+                             f"{place_of(questions)}; give the questions that these answers were made for")
         texts.setdefault(categories[identity], []).append(text)
     return texts
 
@@ -179,7 +180,7 @@ def load(folder: Path, images: Path) -> tuple[PopeQuestion, ...]:
                  for question in read_lines(path, partial(_question, split=split, images=images))]
     for question in questions:
         if not question.image.is_file():
-            raise InputError(f"no picture {question.image.name} in {_place(images)}. {WHERE}")
+            raise InputError(f"no picture {question.image.name} in {place_of(images)}. {WHERE}")
     return tuple(questions)
 
 
@@ -191,19 +192,19 @@ def _label_files(folder: Path) -> dict[str, Path]:
     """Split -> label file."""
     files = {path.stem.partition("_pope_")[2]: path for path in sorted(folder.glob("*_pope_*.json"))}
     if not files:
-        raise InputError(f"no coco_pope_*.json in {_place(folder)}. {WHERE}")
+        raise InputError(f"no coco_pope_*.json in {place_of(folder)}. {WHERE}")
     return files
 
 
 def read_lines(path: Path, parse: Callable[[Row], T]) -> list[T]:
     """What each line of JSON holds; the first line that is wrong is an InputError, and so is a blank one."""
     if not path.is_file():
-        raise InputError(f"no file {_place(path)}; expected JSON lines, one for each question")
+        raise InputError(f"no file {place_of(path)}; expected JSON lines, one for each question")
     parsed, bad = read_rows(path, lambda row: [parse(row)])
     if bad:
         raise InputError(f"{bad[0].place}: {bad[0].reason}. Correct this line; none may be left out")
     if len(parsed) < len(path.read_bytes().splitlines()):
-        raise InputError(f"{_place(path)} has blank lines; the official script stops there, so remove them")
+        raise InputError(f"{place_of(path)} has blank lines; the official script stops there, so remove them")
     return parsed
 
 
@@ -221,7 +222,3 @@ def text_of(row: Row, name: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name!r} is {value!r}; expected a text; the row has {', '.join(row.fields) or 'no fields'}")
     return value
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

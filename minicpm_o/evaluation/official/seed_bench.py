@@ -19,7 +19,7 @@ import numpy as np
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.official.pope import question_id, read_lines, text_of
-from minicpm_o.evaluation.rows import Row
+from minicpm_o.evaluation.rows import Row, place_of
 
 Parser = Literal["official", "llava", "lmms_eval"]
 Kind = Literal["image", "video"]
@@ -103,7 +103,7 @@ def rank(losses: Sequence[float]) -> str:
 def score_losses(questions: Sequence[SeedQuestion], path: Path, strict: bool = True) -> SeedScores:
     """Scores of JSON lines {"question_id", "losses": [four numbers]}."""
     predictions = {identity: rank(losses) for identity, losses in read_losses(path).items()}
-    return score(questions, predictions, "official", strict, _place(path))
+    return score(questions, predictions, "official", strict, place_of(path))
 
 
 def score_file(
@@ -111,7 +111,7 @@ def score_file(
 ) -> SeedScores:
     """Scores of JSON lines: {"question_id", "prediction"} as official results.json, {"question_id", "text"} else."""
     answers = read_answers(path, "prediction" if parser == "official" else "text")
-    return score(questions, answers, parser, strict, _place(path))
+    return score(questions, answers, parser, strict, place_of(path))
 
 
 def score(
@@ -217,7 +217,7 @@ def load(path: Path, task: str = "all", media: Path | None = None) -> tuple[Seed
     has its file. Raises InputError that says where to get the set."""
     dimensions = _dimensions(task)
     records = enumerate(_records(path), start=1)
-    questions = [_question(record, f"{_place(path)} question {number}", media) for number, record in records]
+    questions = [_question(record, f"{place_of(path)} question {number}", media) for number, record in records]
     chosen = tuple(question for question in questions if dimensions is None or question.dimension in dimensions)
     for question in chosen:
         if question.media is not None and not question.media.is_file():
@@ -235,14 +235,14 @@ def _dimensions(task: str) -> range | None:
 
 def _records(path: Path) -> list[Any]:
     if not path.is_file():
-        raise InputError(f"no file {_place(path)}. {WHERE}")
+        raise InputError(f"no file {place_of(path)}. {WHERE}")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{_place(path)} is not JSON ({error}). {WHERE}") from error
+        raise InputError(f"{place_of(path)} is not JSON ({error}). {WHERE}") from error
     records = content.get("questions") if isinstance(content, dict) else content
     if not isinstance(records, list):
-        raise InputError(f"{_place(path)} holds no list 'questions'. {WHERE}")
+        raise InputError(f"{place_of(path)} holds no list 'questions'. {WHERE}")
     return records
 
 
@@ -260,7 +260,3 @@ def _question(record: Any, place: str, media: Path | None) -> SeedQuestion:
     file = media / str(data_id) if media is not None else None
     return SeedQuestion(identity, dimension, kind, question, tuple(map(str, choices)), answer, str(data_id), file,
                         segment)
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

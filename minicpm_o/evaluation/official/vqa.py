@@ -140,7 +140,7 @@ def _shown(value: object) -> str:
 _MARKS = ";/[]\"{}()=+\\_-><@`,?!"
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _STOP = re.compile(r"\.(?!\d)")
-_LONE_STOP = re.compile(r"(?<!\d)\.(?!\d)")
+LONE_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _STOPS_REMOVED = 32
 """The scripts hand over re.UNICODE, which is 32, where `sub` expects how many to remove; so a 33rd full stop stays."""
 
@@ -161,12 +161,12 @@ y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 def m4c_answer(answer: str) -> str:
     """An answer as LLaVA's m4c evaluator and lmms-eval compare it."""
     plain = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    return _plain_words(_without_marks(_one_line(plain), _STOP))
+    return _plain_words(without_marks(_one_line(plain), _STOP))
 
 
 def vlmevalkit_answer(answer: str) -> str:
     """An answer as VLMEvalKit compares it."""
-    return _plain_words(_without_marks(_one_line(answer), _LONE_STOP))
+    return _plain_words(without_marks(_one_line(answer), LONE_STOP))
 
 
 def lavis_answer(answer: str) -> str:
@@ -176,7 +176,7 @@ def lavis_answer(answer: str) -> str:
 
 def lavis_reference(answer: str) -> str:
     """A human answer as LAVIS's VQA tool compares it: without punctuation, otherwise as it stands."""
-    return _without_marks(answer, _STOP)
+    return without_marks(answer, _STOP)
 
 
 PARSERS: Mapping[str, Normalise] = {
@@ -188,7 +188,7 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _without_marks(text: str, stop: re.Pattern[str]) -> str:
+def without_marks(text: str, stop: re.Pattern[str]) -> str:
     """A mark beside a blank vanishes, one within a word becomes a blank; with a comma in a number all vanish."""
     in_number = _DIGIT_COMMA.search(text) is not None
     plain = text

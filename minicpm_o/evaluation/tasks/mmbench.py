@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from minicpm_o.evaluation.official import mmbench
 from minicpm_o.evaluation.rows import Media
@@ -28,20 +29,15 @@ def task(questions: Sequence[mmbench.MMBenchQuestion], name: str) -> Task:
 
 def totals(items: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
     """Circular and vanilla accuracy by each parser."""
-    questions: dict[str, list[bool]] = {}
     found: dict[str, float] = {}
-    for parser in ("vlmevalkit", "lmms_eval"):
-        questions = {}
+    for parser in get_args(mmbench.Parser):
+        questions: dict[str, list[bool]] = {}
         for place, (item, answer) in enumerate(zip(items, answers, strict=True)):
-            right = mmbench.choose(answer, item.choices, _parser(parser)) == item.expected[0]
+            right = mmbench.choose(answer, item.choices, parser) == item.expected[0]
             questions.setdefault(item.group or str(place), []).append(right)
         found[f"circular_{parser}"] = sum(all(hits) for hits in questions.values()) / len(questions)
         found[f"vanilla_{parser}"] = sum(hits[0] for hits in questions.values()) / len(questions)
     return found
-
-
-def _parser(name: str) -> mmbench.Parser:
-    return "lmms_eval" if name == "lmms_eval" else "vlmevalkit"
 
 
 def _item(question: mmbench.MMBenchQuestion) -> Item:
