@@ -24,7 +24,7 @@ from typing import Any
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import edit_distance
 from minicpm_o.evaluation.normalise import basic_normaliser, english_normaliser
-from minicpm_o.evaluation.official.vqa import field, read_json_lines, read_text
+from minicpm_o.evaluation.official.files import field, read_json_lines, read_text
 
 Normalise = Callable[[str], str]
 

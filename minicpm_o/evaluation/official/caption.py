@@ -23,7 +23,7 @@ from pathlib import Path
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import Ngram, Tokens, cider, rouge_l
-from minicpm_o.evaluation.official.vqa import Id, field, id_field, numbered, picture, read_json
+from minicpm_o.evaluation.official.files import Id, field, id_field, numbered, picture, read_json
 
 BLEU_ORDERS = 4
 _SMALL, _TINY = 1e-9, 1e-15

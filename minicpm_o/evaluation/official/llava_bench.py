@@ -28,7 +28,8 @@ from minicpm_o.errors import EndpointError, InputError
 from minicpm_o.evaluation.answers import disk_error, write_atomically
 from minicpm_o.evaluation.metrics import rouge_l
 from minicpm_o.evaluation.normalise import has_han
-from minicpm_o.evaluation.official.judge import Judge, needed, needed_text, read_lines, read_records, wrong
+from minicpm_o.evaluation.official.files import needed, needed_text, read_lines, read_records, wrong
+from minicpm_o.evaluation.official.judge import Judge
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.ocrbench import long_cells
+from minicpm_o.evaluation.official.files import long_cells
 from minicpm_o.evaluation.rows import place_of
 
 Parser = Literal["vlmevalkit", "lmms_eval"]

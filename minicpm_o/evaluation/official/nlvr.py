@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.vqa import field, picture, read_json_lines, read_text
+from minicpm_o.evaluation.official.files import field, picture, read_json_lines, read_text
 
 ORDERS = 6
 """Pictures of an example."""

@@ -14,15 +14,13 @@ import ast
 import base64
 import binascii
 import csv
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.vqa import read_text
+from minicpm_o.evaluation.official.files import long_cells, read_text
 
 RECOGNITION = (
     "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition", "Handwriting Recognition",
@@ -180,16 +178,6 @@ def _read_table(path: Path, columns: Sequence[str], source: str) -> Iterator[tup
             raise InputError(f"{place} has {len(cells)} cells; expected {len(header)}: {', '.join(header)}. Put cells "
                              "with tabs or line ends in double quotes")
         yield place, dict(zip(header, cells, strict=True))
-
-
-@contextmanager
-def long_cells() -> Iterator[None]:
-    """Lets csv read cells as long as a picture, and puts its limit back."""
-    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _accepted(cell: str, place: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ names its parser. Always yes scores accuracy 0.5 and F1 0.667. The headline is F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Literal, TypeVar
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import YesNo, pope_yes_no
+from minicpm_o.evaluation.official.files import parse_lines, question_id, text_of
 from minicpm_o.evaluation.official.mme import Label, vlmevalkit_yes_no
 from minicpm_o.evaluation.official.vqa import SHORT_ANSWER
-from minicpm_o.evaluation.rows import Row, place_of, read_rows
+from minicpm_o.evaluation.rows import Row, place_of
 
 T = TypeVar("T")
 
@@ -147,18 +148,18 @@ def _share(labels: Sequence[Label]) -> float:
 
 def read_answers(path: Path) -> list[str]:
     """Answers of JSON lines {"question", "answer"}, in the order of the label file. Raises InputError."""
-    return read_lines(path, lambda row: text_of(row, "answer"))
+    return parse_lines(path, lambda row: text_of(row, "answer"))
 
 
 def read_labels(path: Path) -> list[YesNo]:
     """Right answers of coco_pope_SPLIT.json. Raises InputError."""
-    return read_lines(path, _label)
+    return parse_lines(path, _label)
 
 
 def read_llava_answers(answers: Path, questions: Path) -> dict[str, list[str]]:
     """Answers of LLaVA's JSON lines {"question_id", "text"} by the category that the question file gives them."""
-    categories = dict(read_lines(questions, lambda row: (question_id(row), text_of(row, "category"))))
-    lines = read_lines(answers, lambda row: (question_id(row), text_of(row, "text")))
+    categories = dict(parse_lines(questions, lambda row: (question_id(row), text_of(row, "category"))))
+    lines = parse_lines(answers, lambda row: (question_id(row), text_of(row, "text")))
     texts: dict[str, list[str]] = {}
     for number, (identity, text) in enumerate(lines, start=1):
         if identity not in categories:
@@ -177,7 +178,7 @@ def load(folder: Path, images: Path) -> tuple[PopeQuestion, ...]:
     """The questions of the coco_pope_SPLIT.json (or other *_pope_*.json) in a folder, with pictures from another.
     Raises InputError that says where to get the set."""
     questions = [question for split, path in _label_files(folder).items()
-                 for question in read_lines(path, partial(_question, split=split, images=images))]
+                 for question in parse_lines(path, partial(_question, split=split, images=images))]
     for question in questions:
         if not question.image.is_file():
             raise InputError(f"no picture {question.image.name} in {place_of(images)}. {WHERE}")
@@ -194,31 +195,3 @@ def _label_files(folder: Path) -> dict[str, Path]:
     if not files:
         raise InputError(f"no coco_pope_*.json in {place_of(folder)}. {WHERE}")
     return files
-
-
-def read_lines(path: Path, parse: Callable[[Row], T]) -> list[T]:
-    """What each line of JSON holds; the first line that is wrong is an InputError, and so is a blank one."""
-    if not path.is_file():
-        raise InputError(f"no file {place_of(path)}; expected JSON lines, one for each question")
-    parsed, bad = read_rows(path, lambda row: [parse(row)])
-    if bad:
-        raise InputError(f"{bad[0].place}: {bad[0].reason}. Correct this line; none may be left out")
-    if len(parsed) < len(path.read_bytes().splitlines()):
-        raise InputError(f"{place_of(path)} has blank lines; the official script stops there, so remove them")
-    return parsed
-
-
-def question_id(row: Row) -> int | str:
-    """The number or name of the row's question."""
-    value = row.fields.get("question_id")
-    if not isinstance(value, (int, str)):
-        raise InputError(f"'question_id' is {value!r}; expected a number or a text")
-    return value
-
-
-def text_of(row: Row, name: str) -> str:
-    """A text that may be empty, as an answer may."""
-    value = row.fields.get(name)
-    if not isinstance(value, str):
-        raise InputError(f"{name!r} is {value!r}; expected a text; the row has {', '.join(row.fields) or 'no fields'}")
-    return value

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.vqa import field, numbered, picture, read_json, read_text, texts
+from minicpm_o.evaluation.official.files import field, numbered, picture, read_json, read_text, texts
 
 _NOWHERE = 10**9
 """Place of the captions of an image that has none: never found."""

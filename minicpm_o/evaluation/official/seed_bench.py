@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.pope import question_id, read_lines, text_of
+from minicpm_o.evaluation.official.files import parse_lines, question_id, text_of
 from minicpm_o.evaluation.rows import Row, place_of
 
 Parser = Literal["official", "llava", "lmms_eval"]
@@ -178,12 +178,12 @@ def _tally_kind(hits: Sequence[tuple[SeedQuestion, bool]], kind: Kind) -> Tally 
 
 def read_answers(path: Path, field: Literal["text", "prediction"] = "text") -> dict[Identity, str]:
     """Answers by question id; the last line of an id counts. Raises InputError."""
-    return dict(read_lines(path, lambda row: (question_id(row), text_of(row, field))))
+    return dict(parse_lines(path, lambda row: (question_id(row), text_of(row, field))))
 
 
 def read_losses(path: Path) -> dict[Identity, tuple[float, ...]]:
     """Four losses a question id. Raises InputError."""
-    return dict(read_lines(path, lambda row: (question_id(row), _losses(row))))
+    return dict(parse_lines(path, lambda row: (question_id(row), _losses(row))))
 
 
 def result_lines(questions: Iterable[SeedQuestion], answers: Mapping[Identity, str]) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 from minicpm_o.errors import InputError, OptionError
 from minicpm_o.evaluation.metrics import yes_no
-from minicpm_o.evaluation.official.judge import needed, needed_text, read_records, wrong
+from minicpm_o.evaluation.official.files import needed, needed_text, read_records, wrong
 from minicpm_o.evaluation.official.voicebench_ifeval import evaluate_instructions
 from minicpm_o.evaluation.rows import Row
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from minicpm_o.evaluation.official.judge import needed, needed_text, wrong
+from minicpm_o.evaluation.official.files import needed, needed_text, wrong
 from minicpm_o.evaluation.rows import Row
 
 LANGUAGE_CHECKS = frozenset({"language:response_language", "change_case:english_capital",

@@ -13,21 +13,30 @@ Papers: TextVQA arXiv:1904.08920, VQA v2 arXiv:1612.00837, DocVQA arXiv:2007.003
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import edit_distance
+from minicpm_o.evaluation.official.files import (
+    Id,
+    field,
+    id_field,
+    json_object,
+    numbered,
+    picture,
+    read_json,
+    read_json_lines,
+    shown,
+    texts,
+)
 
 T = TypeVar("T")
 Normalise = Callable[[str], str]
-Id = int | str
-"""What questions and pictures are named by."""
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """What LLaVA and lmms-eval put after the question."""
@@ -43,96 +52,6 @@ class ItemScores:
     name: str
     value: float
     items: tuple[float, ...]
-
-
-# --- reading: other benchmarks use this too ---------------------------------------------------------------------
-
-
-def read_json(path: Path, source: str) -> Any:
-    """What a JSON file holds; `source` tells where the file comes from, for the error."""
-    try:
-        return json.loads(read_text(path, source))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}). {source}") from error
-
-
-def read_json_lines(path: Path, source: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a file with one JSON object a line, each with its place ("FILE line 3") for errors."""
-    rows = []
-    for number, line in enumerate(read_text(path, source).removesuffix("\n").split("\n"), start=1):
-        place = f"{path.name} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place} is {_shown(line)}; expected one JSON object ({error}). Mend or remove it; the "
-                             "official script stops there, at a blank line too") from error
-        rows.append((place, _object(row, place)))
-    return rows
-
-
-def read_text(path: Path, source: str) -> str:
-    """What a UTF-8 file holds, its line ends as \\n."""
-    if not path.is_file():
-        raise InputError(f"{path} is not there. {source}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). {source}") from error
-
-
-def field(row: object, name: str, kind: type[T], place: str) -> T:
-    """A field of a JSON object, of the type that it must have."""
-    value = _value(row, name, place)
-    if not isinstance(value, kind):
-        raise InputError(f"{place}: {name!r} is {_shown(value)}; expected {kind.__name__}")
-    return value
-
-
-def id_field(row: object, name: str, place: str) -> Id:
-    """A field that names something, by a number or a text."""
-    value = _value(row, name, place)
-    if not isinstance(value, int | str):
-        raise InputError(f"{place}: {name!r} is {_shown(value)}; expected a number or a text")
-    return value
-
-
-def texts(row: object, name: str, place: str) -> tuple[str, ...]:
-    """A field that is a list of texts."""
-    values = field(row, name, list, place)
-    for value in values:
-        if not isinstance(value, str):
-            raise InputError(f"{place}: {name!r} holds {_shown(value)}; expected texts only")
-    return tuple(values)
-
-
-def picture(path: Path, source: str) -> Path:
-    """The path of a picture that must be there."""
-    if not path.is_file():
-        raise InputError(f"the picture {path} is not there. {source}")
-    return path
-
-
-def numbered(items: Sequence[object], name: str) -> list[tuple[str, object]]:
-    """The items of a JSON list, each with its place ("FILE item 3") for errors."""
-    return [(f"{name} item {number}", item) for number, item in enumerate(items, start=1)]
-
-
-def _value(row: object, name: str, place: str) -> object:
-    fields = _object(row, place)
-    if name not in fields:
-        raise InputError(f"{place} has no field {name!r}; it has {', '.join(map(str, fields)) or 'no fields'}")
-    return fields[name]
-
-
-def _object(row: object, place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise InputError(f"{place} is {_shown(row)}; expected a JSON object")
-    return row
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --- normalising answers ----------------------------------------------------------------------------------------
@@ -263,7 +182,7 @@ def textvqa_question(prompt: str, place: str) -> str:
     elif len(lines) == 2:
         question = lines[0]
     if question is None:
-        raise InputError(f"{place}: 'prompt' is {_shown(prompt)}; expected the question, a line end and "
+        raise InputError(f"{place}: 'prompt' is {shown(prompt)}; expected the question, a line end and "
                          f"{SHORT_ANSWER.strip()!r}")
     return question.lower()
 
@@ -278,7 +197,7 @@ def _textvqa_annotations(path: Path) -> list[tuple[Id, str, tuple[str, ...]]]:
 
 def _answers(item: object, place: str) -> tuple[str, ...]:
     """The human answers; none in the file of the test set."""
-    return texts(item, "answers", place) if "answers" in _object(item, place) else ()
+    return texts(item, "answers", place) if "answers" in json_object(item, place) else ()
 
 
 def _ten(answers: tuple[str, ...], place: str) -> tuple[str, ...]:
@@ -337,7 +256,7 @@ def _same_questions(name: str, said: set[Id], known: set[Id]) -> None:
 
 
 def _lavis_accuracy(prediction: str, note: object, place: str) -> float:
-    answers = [dict(_object(answer, place)) for answer in field(note, "answers", list, place)]
+    answers = [dict(json_object(answer, place)) for answer in field(note, "answers", list, place)]
     said = [field(answer, "answer", str, place) for answer in answers]
     if len(set(said)) > 1:
         answers = [{**answer, "answer": lavis_reference(text)} for answer, text in zip(answers, said, strict=True)]
@@ -428,7 +347,7 @@ def _paired(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
                          "prediction for every question, in the same order")
     for number, (prediction, answers) in enumerate(zip(predictions, references, strict=True), start=1):
         if not answers:
-            raise InputError(f"prediction {number}, {_shown(prediction)}, has no reference; leave it out")
+            raise InputError(f"prediction {number}, {shown(prediction)}, has no reference; leave it out")
     return list(zip(predictions, references, strict=True))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minicpm_o.evaluation.official import llava_bench
-from minicpm_o.evaluation.official.judge import needed_text, read_records
+from minicpm_o.evaluation.official.files import needed_text, read_records
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.evaluation.scoring import Question
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
