@@ -154,9 +154,7 @@ def answer_key(model: EvaluatedModel, tasks: Mapping[str, Task], key: Key, folde
     item = next(item for item in task.items if item.id == item_id)
     if not blind:
         return _ask_seeing(model, task, item, folder)
-    started = time.perf_counter()
-    text = _ask_blind(model, task, item)
-    return _record(task, item, text, time.perf_counter() - started, blind=True)
+    return _answer_blind(model, task, item, {})
 
 
 def _gather(spread: Spread, keys: Sequence[Key], store: AnswerStore, show: Progress) -> None:
@@ -249,16 +247,20 @@ def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: 
     for done, item in enumerate(items, start=1):
         known = store.get((task.name, item.id, True))
         if known is None:
-            started = time.perf_counter()
-            if item.question not in said:
-                said[item.question] = _ask_blind(model, task, item)
-            text = said[item.question]
-            known = _record(task, item, text, time.perf_counter() - started, blind=True)
+            known = _answer_blind(model, task, item, said)
             store.add(known)
         said[item.question] = known.answer
         answers.append(known.answer)
         show(f"{task.name} (blind)", done, len(items))
     return task.scorer.score(items, answers)
+
+
+def _answer_blind(model: EvaluatedModel, task: Task, item: Item, said: dict[str, str]) -> Answer:
+    """The answer to a question alone; said: answers by their questions, added to where this one is new."""
+    started = time.perf_counter()
+    if item.question not in said:
+        said[item.question] = _ask_blind(model, task, item)
+    return _record(task, item, said[item.question], time.perf_counter() - started, blind=True)
 
 
 def _ask_blind(model: EvaluatedModel, task: Task, item: Item) -> str:
