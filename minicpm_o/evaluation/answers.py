@@ -37,6 +37,8 @@ class Answer:
     error: str | None = None
     """Why the medium could not be read; the item is then left out of the scores."""
     judged: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What was measured while it came: seconds to the first word, words a second; of speech its quality."""
 
     @property
     def key(self) -> Key:

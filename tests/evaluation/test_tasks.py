@@ -179,7 +179,8 @@ def test_speech_takes_both_field_names_and_keeps_languages_apart(data: Any) -> N
     tasks = by_name(found)
     assert list(tasks) == [
         "speech/asr_transcribe", "speech/asr_transcribe_de", "speech/asr_transcribe_zh",
-        "speech/asr_ears", "speech/asr_ears_written", "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
+        "speech/asr_ears", "speech/asr_ears_written", "speech/retrieval", "speech/matching", "speech/spoken",
+        "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
     ]  # fmt: skip
     assert len(tasks["speech/asr_transcribe"].items) == 2
     ears = tasks["speech/asr_ears"]
@@ -261,7 +262,7 @@ def test_audio_tasks(data: Any) -> None:
     sizes = {name.removeprefix("audio_mine/"): len(task.items) for name, task in by_name(found).items()}
     assert sizes == {
         "asr_transcribe": 1, "asr_transcribe_zh": 1, "asr_ears": 1, "asr_ears_written": 1, "asr_ears_zh": 1,
-        "digit": 1, "digit_ears": 1,
+        "spoken": 1, "digit": 1, "digit_ears": 1,
         "keyword": 1, "sound-event": 1, "audio-caption": 1, "spoken-question": 1, "spoken-question_ears": 1,
         "spoken-question_transcribe": 2, "spoken-image-question_transcribe": 1,
         "speech/no_speech": sizes["speech/no_speech"],

@@ -32,11 +32,11 @@ from minicpm_o.evaluation.tasks import (
     video,
     vqa,
 )
-from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet
+from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet, Verb
 from minicpm_o.evaluation.tasks.no_speech import no_speech_task
 from minicpm_o.evaluation.tasks.published import stand_in
 
-__all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "load_tasks"]
+__all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "Verb", "load_tasks"]
 
 FOLDERS: dict[str, Loader] = {
     "flickr8k/captions.jsonl": flickr8k.load,

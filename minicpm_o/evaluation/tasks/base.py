@@ -11,8 +11,9 @@ from typing import Literal
 from minicpm_o.evaluation.rows import BadRow, Media, Row, read_rows
 from minicpm_o.evaluation.scoring import Scorer
 
-Verb = Literal["chat", "transcribe", "rank"]
-"""Answer in words, write down speech, or say which of the choices is the likeliest answer."""
+Verb = Literal["chat", "transcribe", "rank", "match", "speak"]
+"""Answer in words, write down speech, say which of the choices is the likeliest answer, say how likely each of them is,
+or read the question aloud (what the recogniser hears of it is the answer)."""
 
 
 @dataclass(frozen=True)

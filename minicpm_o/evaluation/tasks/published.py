@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.baselines import Baseline, Chance, chance_of
 from minicpm_o.evaluation.intervals import Interval
 from minicpm_o.evaluation.rows import BadRow
-from minicpm_o.evaluation.scoring import Chance, Question, Scores
+from minicpm_o.evaluation.scoring import Question, Scores
 from minicpm_o.evaluation.tasks.base import Task, TaskSet
 
 ROUNDS = 200
@@ -46,12 +47,9 @@ class PublishedScorer:
         return Scores(self.totals(items, answers), self._interval(items, answers), dict(self.details))
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        """The best constant answer, or the guess where that is better."""
-        constants = {answer: self._headline(items, [answer] * len(items)) for answer in self.constants}
-        best = max(constants, key=constants.__getitem__, default=None)
-        if best is not None and (self.guess is None or constants[best] >= self.guess):
-            return Chance(constants[best], f"best constant answer ({best!r})")
-        return Chance(self.guess, self.guess_rule if self.guess is not None else "not known")
+        """Constant answers, the guess, and the answer that is right most often."""
+        guess = None if self.guess is None else Baseline(self.guess, self.guess_rule)
+        return chance_of(items, lambda answers: self._headline(items, answers), constants=self.constants, guess=guess)
 
     def _headline(self, items: Sequence[Question], answers: Sequence[str]) -> float:
         if self.headline is not None:
