@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 Spread = Callable[[Asker, Sequence[Key]], Iterator[Answer]]
 """Answers questions in any order: here several at a time, or somewhere else with the asker's decoding."""
 
-SCORERS_VERSION = 2
+SCORERS_VERSION = 3
 """Goes up when a scorer or the choice of items changes, so that reports of both are not compared."""
 
 

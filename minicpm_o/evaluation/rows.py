@@ -53,6 +53,11 @@ class Row:
     line: int
     fields: Mapping[str, Any]
 
+    @property
+    def place(self) -> str:
+        """File and line, as errors name them."""
+        return f"{self.path.name} line {self.line}"
+
     def text(self, *names: str) -> str:
         """The first of these fields that is there; it must be a text with something in it."""
         for name in names:

@@ -84,10 +84,15 @@ _TOKEN = re.compile(
 
 def ptb_text(text: str) -> str:
     """An English caption as coco-caption tokenises it: lower-case words with blanks between."""
-    return " ".join(_ptb_tokens(text))
+    return " ".join(_tokens(text))
 
 
-def _ptb_tokens(text: str) -> Iterator[str]:
+def ptb_tokens(text: str) -> list[str]:
+    """The same as the words that CIDEr and ROUGE-L count."""
+    return ptb_text(text).split()
+
+
+def _tokens(text: str) -> Iterator[str]:
     for found in _TOKEN.finditer(_SET_APART.sub(r" \1\2 ", text.translate(_TYPED))):
         token = found.group().lower().replace(" ", "\N{NO-BREAK SPACE}")  # 2 1/2 is one word
         token = _REPLACED.get(token, token).translate(_BRACKETS)

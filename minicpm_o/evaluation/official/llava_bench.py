@@ -28,10 +28,11 @@ from minicpm_o.errors import EndpointError, InputError
 from minicpm_o.evaluation.answers import disk_error, write_atomically
 from minicpm_o.evaluation.metrics import rouge_l
 from minicpm_o.evaluation.normalise import has_han
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.official.files import needed, needed_text, read_lines, read_records, wrong
 from minicpm_o.evaluation.official.judge import Judge
 from minicpm_o.evaluation.rows import Row
-from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
+from minicpm_o.evaluation.tokenise import character_tokens
 
 Pair: TypeAlias = tuple[float, float]
 """Scores of the reference and of the model."""
@@ -106,7 +107,7 @@ def read_items(questions: Path, context: Path, references: Path, answers: Path) 
     captions = _read_captions(context)
     files = (questions, references, answers)
     lengths = [len(read_lines(path)) for path in files]
-    asked, referred, answered = (read_records(path, min(lengths)) for path in files)
+    asked, referred, answered = (read_records(path, limit=min(lengths)) for path in files)
     rows = list(zip(asked, referred, answered, strict=True))
     notes = [*_length_notes(files, lengths), *_pairing_notes(rows)]
     return ReviewItems(tuple(_item(*three, captions=captions) for three in rows), tuple(notes))
@@ -432,7 +433,7 @@ def _keyword_recall(item: ReviewItem) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return character_tokens(text) if has_han(text) else caption_tokens(text)
+    return character_tokens(text) if has_han(text) else ptb_tokens(text)
 
 
 # --- the official folder ----------------------------------------------------------------------------------------

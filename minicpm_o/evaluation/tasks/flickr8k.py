@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.scoring import CaptionScorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, load_file
 from minicpm_o.evaluation.tasks.retrieval import pair_tasks
-from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
+from minicpm_o.evaluation.tokenise import character_tokens
 from minicpm_o.inputs.prompts import CAPTION, CAPTION_BEAMS, CAPTION_ZH
 
 MAX_CHINESE = 50
@@ -41,7 +42,7 @@ def _parse(row: Row) -> Iterable[Item]:
 def _build(items: list[Item]) -> Iterable[Task]:
     english = tuple(item for item in items if item.tag == "en")
     chinese = tuple(item for item in items if item.tag == "zh")
-    yield Task("flickr8k/caption", english, CaptionScorer(caption_tokens), max_tokens=48, num_beams=CAPTION_BEAMS)
+    yield Task("flickr8k/caption", english, CaptionScorer(ptb_tokens), max_tokens=48, num_beams=CAPTION_BEAMS)
     yield from pair_tasks("flickr8k", english)
     note = f"the first {MAX_CHINESE} of {len(chinese)} pictures; CIDEr and ROUGE-L over characters"
     scorer = CaptionScorer(character_tokens)

@@ -164,7 +164,7 @@ def test_reference_without_answer_id_goes_by_its_question(folder: Path) -> None:
     ("answers_model.jsonl", {"question_id": 0, "text": None, "answer_id": "a"}, "'text' is None; expected a text"),
     ("answers_model.jsonl", "", "the line is blank"),
     ("answers_ref.jsonl", "{", "answers_ref.jsonl line 1: not JSON"),
-    ("answers_ref.jsonl", "[]", "a JSON list; expected a JSON object"),
+    ("answers_ref.jsonl", "[]", "[]; expected one JSON object"),
     ("questions.jsonl", {"question_id": 0, "image": "2.jpg", "text": "x", "category": "conv"}, "'2.jpg' has no capt"),
     ("questions.jsonl", {"question_id": 0, "image": "001.jpg", "text": "x", "category": "poem"}, "category 'poem'"),
     ("context.jsonl", {"image": "001.jpg"}, "no field 'caption'"),
@@ -180,7 +180,7 @@ def test_bad_rows_name_file_line_and_cure(folder: Path, name: str, row: dict[str
 
 def test_missing_file(folder: Path) -> None:
     (folder / "context.jsonl").unlink()
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="is not there"):
         load(folder)
 
 
