@@ -119,8 +119,8 @@ class Asker:
 
 def ask(model: EvaluatedModel, task: Task, item: Item, decoding: Decoding, *, blind: bool = False) -> Said:
     """What a model says to one item. Raises ImageError, AudioError or VideoError for a medium that cannot be read."""
-    media = [{"type": media.kind, media.kind: media.for_model} for media in item.media]
-    return ASK[task.verb](model, task, item, [] if blind else media, decoding)
+    media = () if blind else item.media
+    return ASK[task.verb](model, task, item, [{"type": one.kind, one.kind: one.for_model} for one in media], decoding)
 
 
 # --- verbs ------------------------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ ASK: Mapping[Verb, Ask] = {"chat": _chat, "transcribe": _transcribe, "rank": _ra
 
 
 def _turn(item: Item, media: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [*media, {"type": "text", "text": item.question}]}]
+    words = [{"type": "text", "text": item.question}] if item.question else []
+    return [{"role": "user", "content": [*media, *words]}]
 
 
 def _losses(model: EvaluatedModel, task: Task, item: Item, media: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -33,16 +33,20 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Media:
-    """A picture, sound or video of a question: a file, or bytes made by the evaluation itself."""
+    """A picture, sound or video of a question: a file, bytes made by the evaluation itself, or what reads them when the
+    question is asked (a large set does not fit the memory)."""
 
     kind: MediaKind
-    source: Path | bytes
+    source: Path | bytes | Callable[[], bytes]
     name: str
 
     @property
     def for_model(self) -> str | bytes:
-        """What the model's api takes: a path as text, or the bytes."""
-        return self.source if isinstance(self.source, bytes) else str(self.source)
+        """What the model's api takes: a path as text, or the bytes. Raises AudioError and its like where they cannot
+        be read."""
+        if isinstance(self.source, Path):
+            return str(self.source)
+        return self.source if isinstance(self.source, bytes) else self.source()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from minicpm_o.evaluation.metrics import (
     yes_no,
 )
 from minicpm_o.evaluation.normalise import basic_normaliser, characters, english_normaliser, english_words
+from minicpm_o.evaluation.rows import Row
 
 
 class Question(Protocol):
@@ -36,6 +37,8 @@ class Question(Protocol):
     def tag(self) -> str: ...
     @property
     def choices(self) -> Mapping[str, str]: ...
+    @property
+    def row(self) -> Row | None: ...
 
 
 @dataclass(frozen=True)

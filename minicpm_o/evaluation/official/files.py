@@ -1,7 +1,7 @@
 """Reading the published files strictly: the first thing that is wrong is an InputError that names its place.
 
 Unlike `rows.read_rows` nothing is skipped, for these files are paired by line and the official scripts stop too. JSON
-is read whole (`read_json`, `field`) or a line each (`read_records`, `needed`); where a file comes from, the caller tells.
+is read whole (`read_json`, `field`) or a line each (`read_records`, `needed`); the caller says where a file is from.
 """
 
 from __future__ import annotations

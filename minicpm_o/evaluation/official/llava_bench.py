@@ -26,13 +26,10 @@ import numpy as np
 
 from minicpm_o.errors import EndpointError, InputError
 from minicpm_o.evaluation.answers import disk_error, write_atomically
-from minicpm_o.evaluation.metrics import rouge_l
-from minicpm_o.evaluation.normalise import has_han
-from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.official.files import needed, needed_text, read_lines, read_records, wrong
 from minicpm_o.evaluation.official.judge import Judge
+from minicpm_o.evaluation.proxies import keyword_recall, rouge_of
 from minicpm_o.evaluation.rows import Row
-from minicpm_o.evaluation.tokenise import character_tokens
 
 Pair: TypeAlias = tuple[float, float]
 """Scores of the reference and of the model."""
@@ -399,41 +396,19 @@ class ProxyScores:
                  "published LLaVA-Bench score")
 
 
-# Words that say nothing about a picture.
-_EMPTY_WORDS = frozenset(
-    "a an the this that these those it its is are was were be been being am do does did has have had having can could "
-    "will would may might must shall should and or but nor so if then than as at by for from in into of on onto over "
-    "to up with within without about there here which who whom whose what when where why how not no also some any each "
-    "such their his her our your my they he she we you i them him us me 's 的 了 是 在 和 有 一 个 这 那 它 们 也 着 与"
-    .split()
-)
-
-
 def proxy_scores(items: Sequence[ReviewItem]) -> ProxyScores:
     """ROUGE-L against the reference, and the share of the reference's content words that the answer holds."""
-    return ProxyScores(_means_by_category(items, _rouge), _means_by_category(items, _keyword_recall))
+    return ProxyScores(_means_by_category(items, rouge_of), _means_by_category(items, keyword_recall))
 
 
-def _means_by_category(items: Sequence[ReviewItem], judge: Callable[[ReviewItem], float]) -> dict[str, float]:
+def _means_by_category(items: Sequence[ReviewItem], nearness: Callable[[str, str], float]
+                       ) -> dict[str, float]:
     groups: dict[str, list[float]] = {"all": []} if items else {}
     for item in items:
-        value = 100 * judge(item)
+        value = 100 * nearness(item.answer, item.reference)
         groups["all"].append(value)
         groups.setdefault(item.category, []).append(value)
     return {name: sum(values) / len(values) for name, values in groups.items()}
-
-
-def _rouge(item: ReviewItem) -> float:
-    return rouge_l(_words(item.answer), [_words(item.reference)])
-
-
-def _keyword_recall(item: ReviewItem) -> float:
-    wanted = set(_words(item.reference)) - _EMPTY_WORDS
-    return len(wanted & set(_words(item.answer))) / len(wanted) if wanted else 0.0
-
-
-def _words(text: str) -> list[str]:
-    return character_tokens(text) if has_han(text) else ptb_tokens(text)
 
 
 # --- the official folder ----------------------------------------------------------------------------------------

@@ -24,13 +24,16 @@ class Item:
     """Unique within its task; the same in every run over the same data."""
     media: tuple[Media, ...]
     question: str
-    """Words that stand beside the media, and alone in the blind run; empty for `transcribe`."""
+    """Words that stand beside the media, and alone in the blind run; empty for `transcribe` and where the medium says
+    it all."""
     expected: tuple[str, ...]
     """Accepted answers, reference captions or the transcript."""
     group: str | None = None
     """Questions about one picture share it: they are sampled together and are not independent."""
     tag: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
+    row: Row | None = None
+    """Of a published set whose evaluator reads whole rows."""
 
 
 @dataclass(frozen=True)

@@ -57,17 +57,22 @@ class PublishedScorer:
         return next(iter(self.totals(items, answers).values()))
 
     def _interval(self, items: Sequence[Question], answers: Sequence[str]) -> Interval | None:
-        kinds: dict[str, dict[str, list[int]]] = {}
-        for place, item in enumerate(items):
-            kinds.setdefault(item.tag, {}).setdefault(item.group or str(place), []).append(place)
-        if sum(map(len, kinds.values())) < 2:
-            return None
-        rng, draws = np.random.default_rng(0), []
-        for _ in range(ROUNDS):
-            picked = [place for pictures in kinds.values() for place in _resampled(list(pictures.values()), rng)]
-            draws.append(self._headline([items[place] for place in picked], [answers[place] for place in picked]))
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return float(low), float(high)
+        return resampled_interval(items, lambda picked: self._headline(
+            [items[place] for place in picked], [answers[place] for place in picked]))
+
+
+def resampled_interval(items: Sequence[Question], headline: Callable[[Sequence[int]], float]) -> Interval | None:
+    """95 % interval of a score by resampling pictures kind by kind; `headline` computes it over picked items."""
+    kinds: dict[str, dict[str, list[int]]] = {}
+    for place, item in enumerate(items):
+        kinds.setdefault(item.tag, {}).setdefault(item.group or str(place), []).append(place)
+    if sum(map(len, kinds.values())) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    draws = [headline([place for pictures in kinds.values() for place in _resampled(list(pictures.values()), rng)])
+             for _ in range(ROUNDS)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _resampled(pictures: Sequence[Sequence[int]], rng: np.random.Generator) -> list[int]:
