@@ -439,20 +439,24 @@ def evaluate_all(
 
 @evaluate.command("judge")
 def evaluate_judge(
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report with answers to LLaVA-Bench.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds llava-bench-in-the-wild/.",
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report with answers to LLaVA-Bench or "
+                                                                       "VoiceBench.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that the report was made from.",
                                        show_default=False)],
     url: Annotated[str, typer.Option("--judge-url", help="OpenAI-compatible, such as http://host/v1.",
                                      show_default=False)],
     model: Annotated[str, typer.Option("--judge-model", help="Name of the judge.", show_default=False)],
     key: Annotated[str, typer.Option("--judge-key", envvar="OPENAI_API_KEY", show_default=False, help="Its key.")] = "",
+    prompt: Annotated[list[Path] | None, typer.Option("--judge-prompt", show_default=False, help=(
+        "A file with other words for the judge of VoiceBench, with {prompt} and {response}; the one for sd-qa has "
+        "{reference} too. May be given again."))] = None,
     as_json: JsonOption = False,
 ) -> Result:
-    """Have answers to LLaVA-Bench graded by a judge; run again, it goes on where it stopped."""
+    """Have answers to LLaVA-Bench and VoiceBench graded by a judge; run again, it goes on where it stopped."""
     from ..evaluation.endpoint import Endpoint
     from .evaluate import judge_report
 
-    return judge_report(report, data, Endpoint(url, model, key, role="judge"), as_json=as_json)
+    return judge_report(report, data, Endpoint(url, model, key, role="judge"), prompt or [], as_json=as_json)
 
 
 @evaluate.command("compare")

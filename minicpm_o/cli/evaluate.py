@@ -22,6 +22,7 @@ from .output import say
 
 REPORT = "report.json"
 
+
 def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool, limit: int | None,
                     json_path: Path | None) -> dict[str, Any]:
     """Score and print the table; json_path "-" leaves stdout to the JSON report."""
@@ -87,11 +88,13 @@ def compare_reports(first: Path, second: Path, *, as_json: bool) -> dict[str, An
     return found.to_dict()
 
 
-def judge_report(report: Path, data: Path, endpoint: Endpoint, *, as_json: bool) -> dict[str, Any]:
-    """Have the answers to LLaVA-Bench graded and print the scores."""
-    from ..evaluation.judged import grade
+def judge_report(report: Path, data: Path, endpoint: Endpoint, prompts: list[Path], *, as_json: bool
+                 ) -> dict[str, Any]:
+    """Have the answers to LLaVA-Bench and VoiceBench graded and print the scores."""
+    from ..evaluation.judged import grade_report
+    from ..evaluation.judged.prompts import read_prompts
 
-    found = grade(report, data, endpoint)
+    found = grade_report(report, data, endpoint, read_prompts(prompts))
     for line in () if as_json else json.dumps(found, ensure_ascii=False, indent=1).splitlines():
         say(line)
     return found

@@ -25,6 +25,9 @@ MAX_PAUSE_SECONDS = 60.0
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that pass by themselves; the others mean that the request itself is wrong."""
 SOUND_FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
+SOUND_BEGINNINGS = {b"RIFF": ".wav", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\xff\xf3": ".mp3", b"fLaC": ".flac",
+                    b"OggS": ".ogg"}
+"""First bytes of a sound file -> its ending."""
 
 
 class _Failed(Exception):
@@ -180,9 +183,9 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content_of(source: Any) -> tuple[bytes, str]:
-    """The bytes of a medium and the ending of its file."""
+    """The bytes of a medium and the ending of its file; of bytes alone by how they begin."""
     if isinstance(source, bytes):
-        return source, ""
+        return source, next((suffix for start, suffix in SOUND_BEGINNINGS.items() if source.startswith(start)), "")
     path = Path(source)
     try:
         return path.read_bytes(), path.suffix.lower()

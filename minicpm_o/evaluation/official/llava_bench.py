@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from minicpm_o.errors import EndpointError, InputError
-from minicpm_o.evaluation.answers import disk_error, write_atomically
+from minicpm_o.evaluation.answers import append_line, write_atomically
 from minicpm_o.evaluation.official.files import needed, needed_text, read_lines, read_records, wrong
 from minicpm_o.evaluation.official.judge import Judge
 from minicpm_o.evaluation.proxies import keyword_recall, rouge_of
@@ -193,34 +193,19 @@ def review(items: Sequence[ReviewItem], judge: Judge, path: Path) -> ReviewRun:
     Raises EndpointError where the judge fails: reviews so far stay in the file and the next run goes on behind them. An
     item is never passed over, since a review belongs to its question by its line."""
     before = read_records(path) if path.is_file() else []
-    _end_last_line(path)
     for index in range(len(before), len(items)):
         try:
             reply = judge(items[index].messages(), temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
         except EndpointError as error:
             raise EndpointError(f"question {items[index].question_id} ({index + 1} of {len(items)}) has no review: "
                              f"{error}; {index} reviews are kept in {path}, start again to go on") from error
-        _append(path, json.dumps(_review_record(index + 1, items[index], reply)) + "\n")
+        append_line(path, json.dumps(_review_record(index + 1, items[index], reply)))
     return ReviewRun(max(0, len(items) - len(before)), len(before), tuple(_resume_notes(before, items)))
 
 
 def _review_record(number: int, item: ReviewItem, reply: str) -> dict[str, Any]:
     return {"id": number, "question_id": item.question_id, "answer1_id": item.reference_id,
             "answer2_id": item.answer_id, "category": item.category, "content": reply, "tuple": parse_score(reply)}
-
-
-def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise disk_error(error, path) from error
-
-
-def _end_last_line(path: Path) -> None:
-    """A line without an end would run into the next review."""
-    if path.is_file() and (content := path.read_bytes()) and not content.endswith((b"\n", b"\r")):
-        _append(path, "\n")
 
 
 def _resume_notes(before: Sequence[Row], items: Sequence[ReviewItem]) -> Iterator[str]:

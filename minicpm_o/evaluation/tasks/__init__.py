@@ -11,6 +11,7 @@ from minicpm_o.evaluation.official import mme as official_mme
 from minicpm_o.evaluation.official import ocrbench as official_ocrbench
 from minicpm_o.evaluation.official import pope as official_pope
 from minicpm_o.evaluation.official import seed_bench as official_seed_bench
+from minicpm_o.evaluation.official import voicebench_set as official_voicebench
 from minicpm_o.evaluation.official import vqa as official_vqa
 from minicpm_o.evaluation.tasks import (
     audio,
@@ -30,6 +31,7 @@ from minicpm_o.evaluation.tasks import (
     seed_bench,
     speech,
     video,
+    voicebench,
     vqa,
 )
 from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet, Verb
@@ -51,6 +53,7 @@ FOLDERS: dict[str, Loader] = {
     "pope/coco_pope_*.json with val2014/": pope.load,
     f"{llava_bench.FOLDER}/": llava_bench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
+    f"{official_voicebench.FOLDER}/": voicebench.load,
 }
 """Files of a set -> loader of the data folder."""
 
@@ -62,6 +65,7 @@ PATTERNS: dict[str, Loader] = {
     "MMBench*.tsv": mmbench.load,
     "OCRBench*.tsv": ocrbench.load,
 }
+"""Name pattern -> loader of one file."""
 PUBLISHED: dict[str, str] = {
     "mme": official_mme.WHERE,
     "pope": official_pope.WHERE,
@@ -72,9 +76,9 @@ PUBLISHED: dict[str, str] = {
     "vqa_v2": official_vqa.VQA_V2,
     "docvqa": official_vqa.DOCVQA,
     "chartqa": official_vqa.CHARTQA,
+    "voicebench": official_voicebench.WHERE,
 }
 """Benchmark -> where its set is had and what is expected."""
-"""Name pattern -> loader of one file."""
 
 ANSWERS_ENDING = ".answers.jsonl"
 """Answer files of earlier runs, which are never data."""
