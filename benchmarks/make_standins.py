@@ -1,16 +1,20 @@
-"""Makes small sets in the format of MME, POPE and SEED-Bench from rendered scenes, where their pictures are not had.
+"""Makes small sets in the format of MME, POPE, SEED-Bench and VoiceBench, where their pictures and sounds are not had.
 
     python benchmarks/make_standins.py --out DIR [--pictures 30]
     minicpm-o eval all --data DIR --report out/
 
 Balls, cubes, cylinders and cones on a floor, from the generator that training uses, in draws that training has not.
-What comes out is named mme_format, pope_format and seed_bench_format, and is no score of those benchmarks.
+Questions of this project (benchmarks/texts), read aloud by flite, which must be installed for them.
+What comes out is named mme_format, pope_format, seed_bench_format and voicebench_format, and is no score of those
+benchmarks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -190,6 +194,39 @@ def _seed_question(identity: str, dimension: int, image: str, asked: tuple[str, 
             "question": question, "answer": "ABCD"[choices.index(right)], **letters}
 
 
+# --- VoiceBench -------------------------------------------------------------------------------------------------
+
+TEXTS = Path(__file__).parent / "texts"
+VOICE = "slt"
+QUESTIONS = 24
+"""Of the everyday questions, in the place of sd-qa."""
+
+
+def make_voicebench(out: Path) -> None:
+    """Seven of the nine subsets: rows with the fields of the published ones, in jsonl with sound files."""
+    subsets: dict[str, list[dict[str, Any]]] = {}
+    for row in read_texts("spoken_questions.jsonl"):
+        subsets.setdefault(row.pop("subset"), []).append(row)
+    subsets["sd-qa"] = [{"prompt": row["question"], "reference": row["answers"][0]}
+                        for row in read_texts("questions.jsonl")[:QUESTIONS]]
+    (out / "voicebench" / "audio").mkdir(parents=True, exist_ok=True)
+    for subset, rows in subsets.items():
+        lines = [json.dumps({"audio": spoken(out, f"{subset}_{number:03d}.wav", row["prompt"]), **row})
+                 for number, row in enumerate(rows)]
+        (out / "voicebench" / f"{subset}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_texts(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (TEXTS / name).read_text(encoding="utf-8").splitlines()]
+
+
+def spoken(out: Path, name: str, text: str) -> str:
+    """A text read aloud into a file of that name."""
+    path = out / "voicebench" / "audio" / name
+    subprocess.run(["flite", "-voice", VOICE, "-t", text, "-o", str(path)], check=True)
+    return name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -199,7 +236,12 @@ def main() -> None:
     make_mme(options.out, options.pictures)
     make_pope(options.out, options.pictures)
     make_seed(options.out, options.pictures)
-    (options.out / "STAND_IN").write_text("rendered solids, made by this project\n", encoding="utf-8")
+    if shutil.which("flite"):
+        make_voicebench(options.out)
+    else:
+        print("flite is not installed: no set in the format of VoiceBench")
+    told = "rendered solids, and questions of this project read aloud by a synthetic voice\n"
+    (options.out / "STAND_IN").write_text(told, encoding="utf-8")
 
 
 if __name__ == "__main__":

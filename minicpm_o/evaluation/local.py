@@ -60,7 +60,7 @@ def run_local(
     folder = Path(data_dir)
     found = load_tasks(folder)
     able, left_out = _able(model, found.tasks)
-    chosen = [_limited(task, limit) for task in _chosen(able, tasks)]
+    chosen = [_limited(task, limit) for task in _chosen(able, tasks, found.bad_rows)]
     path = None if report_path is None else Path(report_path)
     decoding = decoding or Decoding()
     settings = _settings(model, folder, found, decoding, blind=blind, limit=limit)
@@ -101,7 +101,7 @@ def _able(model: EvaluatedModel, tasks: Sequence[Task]) -> tuple[list[Task], lis
     return able, notes
 
 
-def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
+def _chosen(tasks: Sequence[Task], names: Sequence[str] | None, broken: Sequence[BadRow]) -> list[Task]:
     if names is None:
         return list(tasks)
     known = [task.name for task in tasks]
@@ -109,7 +109,9 @@ def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
         if not any(_names(name, task) for task in known):
             benchmark = name.split("/")[0]
             if benchmark in PUBLISHED:
-                raise InputError(f"the data folder does not hold {benchmark}. {PUBLISHED[benchmark]}")
+                told = ", ".join(dict.fromkeys(bad.file for bad in broken))
+                why = f" What cannot be used: {told}; a run of other tasks says why." if told else ""
+                raise InputError(f"the data folder does not hold {name}.{why} {PUBLISHED[benchmark]}")
             raise OptionError(f"no task {name!r} in this data; there are {', '.join(known)}")
     return [task for task in tasks if any(_names(name, task.name) for name in names)]
 

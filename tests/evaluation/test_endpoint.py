@@ -48,7 +48,8 @@ def test_media_travel_in_the_request(model: MiniCPMO, samples: Path, name: str, 
 def test_sounds_without_a_name_are_told_by_how_they_begin(monkeypatch: pytest.MonkeyPatch, start: bytes, kind: str
                                                           ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    sound = {"type": "audio", "audio": start + b"x"}
     with endpoint(completion("yes")) as (url, asked):
-        EndpointModel(Endpoint(url, "m")).chat([{"role": "user", "content": [{"type": "audio", "audio": start + b"x"}]}])
+        EndpointModel(Endpoint(url, "m")).chat([{"role": "user", "content": [sound]}])
     (part,) = asked[0]["messages"][0]["content"]
     assert part["input_audio"]["format"] == kind

@@ -185,6 +185,8 @@ def test_broken_files_are_named_and_the_others_go_on(as_parquet: Path) -> None:
     assert "law-00000-of-00001.parquet line 1: no field 'reference'" in told["mmsu"]
     assert "no parquet files in ifeval/" in told["ifeval"] and len(told) == 3
     assert report.task("voicebench/openbookqa").n == 2
+    with pytest.raises(InputError, match=r"does not hold voicebench/bbh. What cannot be used: mmsu, bbh, ifeval;"):
+        run_local(listener(), as_parquet, tasks=["voicebench/bbh"])
 
 
 def test_a_row_without_a_sound_is_left_out_and_named(as_parquet: Path) -> None:
@@ -215,7 +217,7 @@ def test_without_pyarrow_the_extra_is_named(as_parquet: Path, monkeypatch: pytes
 def test_a_missing_set_says_where_it_is_had(data: Any) -> None:
     data.rows("flickr8k/captions.jsonl", [{"image": "1.jpg", "en": ["a"]}])
     data.images("flickr8k/images", "1.jpg")
-    with pytest.raises(InputError, match=r"does not hold voicebench. Get VoiceBench .*hlt-lab/voicebench"):
+    with pytest.raises(InputError, match=r"does not hold voicebench/mmsu. Get VoiceBench .*hlt-lab/voicebench"):
         run_local(listener(), data.root, tasks=["voicebench/mmsu"])
 
 

@@ -85,7 +85,7 @@ def check(row: Row, evaluator: EvaluatorName) -> None:
     """Raises InputError where a row lacks what its evaluator (or the judge) reads."""
     if evaluator in JUDGED:
         needed_text(row, "prompt")
-    if evaluator == "qa":
+    if evaluator in ("qa", "mcq", "bbh"):
         needed_text(row, "reference")
     if evaluator not in JUDGED:
         EVALUATORS[evaluator].read([answered(row, "no")])

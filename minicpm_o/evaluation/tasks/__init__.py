@@ -28,6 +28,7 @@ from minicpm_o.evaluation.tasks import (
     ocrbench,
     pope,
     questions,
+    retrieval_sets,
     seed_bench,
     speech,
     video,
@@ -54,6 +55,7 @@ FOLDERS: dict[str, Loader] = {
     f"{llava_bench.FOLDER}/": llava_bench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
     f"{official_voicebench.FOLDER}/": voicebench.load,
+    f"{retrieval_sets.FOLDER}/": retrieval_sets.load,
 }
 """Files of a set -> loader of the data folder."""
 
@@ -77,6 +79,7 @@ PUBLISHED: dict[str, str] = {
     "docvqa": official_vqa.DOCVQA,
     "chartqa": official_vqa.CHARTQA,
     "voicebench": official_voicebench.WHERE,
+    retrieval_sets.NAME: retrieval_sets.WHERE,
 }
 """Benchmark -> where its set is had and what is expected."""
 

@@ -63,6 +63,15 @@ class TaskSet:
     notes: tuple[str, ...] = ()
 
 
+def merged(sets: Iterable[TaskSet]) -> TaskSet:
+    """Several sets as one."""
+    found = list(sets)
+    return TaskSet(tuple(task for one in found for task in one.tasks),
+                   tuple(bad for one in found for bad in one.bad_rows),
+                   tuple(file for one in found for file in one.files),
+                   tuple(note for one in found for note in one.notes))
+
+
 Loader = Callable[[Path], TaskSet]
 """Data folder -> its tasks; an empty set where the folder has no such file."""
 

@@ -22,7 +22,7 @@ from minicpm_o.evaluation.official.voicebench_set import load as load_subset
 from minicpm_o.evaluation.proxies import keyword_recall, rouge_of
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.scoring import Question, Scores
-from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
+from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, merged
 from minicpm_o.evaluation.tasks.published import named, published_set, resampled_interval
 
 MAX_TOKENS = 512
@@ -34,11 +34,8 @@ NAMES: Mapping[str, str] = {"acc": "accuracy", "fail": "unparsed"}
 
 def load(data_dir: Path) -> TaskSet:
     """Tasks voicebench/SUBSET; none where the folder is not there. Raises MissingExtraError without pyarrow."""
-    sets = [published_set(source, partial(_tasks, data_dir, column, source))
-            for column, source in sources(data_dir / FOLDER).items()]
-    return TaskSet(tuple(task for found in sets for task in found.tasks),
-                   tuple(bad for found in sets for bad in found.bad_rows),
-                   tuple(file for found in sets for file in found.files))
+    return merged(published_set(source, partial(_tasks, data_dir, column, source))
+                  for column, source in sources(data_dir / FOLDER).items())
 
 
 def task_name(data_dir: Path, column: str) -> str:
