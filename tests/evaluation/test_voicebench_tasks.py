@@ -21,8 +21,10 @@ from minicpm_o.evaluation.endpoint import Endpoint
 from minicpm_o.evaluation.judged import grade_report
 from minicpm_o.evaluation.judged.prompts import OWN, read_prompts
 from minicpm_o.evaluation.local import run_local
+from minicpm_o.evaluation.official.files import read_records
 from minicpm_o.evaluation.official.judge import FixedJudge
 from minicpm_o.evaluation.official.voicebench import COLUMNS, evaluate, overall
+from minicpm_o.evaluation.official.voicebench_set import check
 from minicpm_o.evaluation.rows import Row
 
 NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": None}]}
@@ -172,6 +174,21 @@ def test_other_sounds_have_another_name(as_jsonl: Path) -> None:
     (as_jsonl / "STAND_IN").write_text("made up", encoding="utf-8")
     names = [line.name for line in run_local(listener(), as_jsonl).tasks]
     assert "voicebench_format/mmsu" in names and not any(name.startswith("voicebench/") for name in names)
+
+
+def test_judged_stand_ins_have_another_name_too(as_jsonl: Path, tmp_path: Path) -> None:
+    (as_jsonl / "STAND_IN").write_text("made up", encoding="utf-8")
+    run_local(listener(), as_jsonl, report_path=tmp_path / "r.json", tasks=["voicebench_format/sd-qa"])
+    assert list(grade_report(tmp_path / "r.json", as_jsonl, FixedJudge(QA_MARKS))) == ["voicebench_format"]
+
+
+def test_the_questions_of_the_stand_in_suit_their_evaluators() -> None:
+    rows = read_records(Path(__file__).parents[2] / "benchmarks" / "texts" / "spoken_questions.jsonl")
+    for row in rows:
+        check(row, COLUMNS[row.fields["subset"]])
+    for subset in ("mmsu", "openbookqa"):
+        letters = [row.fields["reference"] for row in rows if row.fields["subset"] == subset]
+        assert {letters.count(letter) for letter in "ABCD"} == {len(letters) // 4}, "no letter is right more often"
 
 
 def test_broken_files_are_named_and_the_others_go_on(as_parquet: Path) -> None:

@@ -18,7 +18,7 @@ from minicpm_o.evaluation.tasks.voicebench import task_name
 
 
 def grade_report(report: Path, data: Path, judge: Judge, prompts: Prompts = OWN) -> dict[str, Any]:
-    """Have everything graded that a report has answers to: benchmark -> its scores.
+    """Have everything graded that a report has answers to: benchmark (voicebench_format for a stand-in) -> scores.
 
     data: the folder that the report was made from. prompts: of VoiceBench; LLaVA-Bench has its official words.
     Raises InputError where there is nothing to grade, EndpointError where the judge fails: run it again then."""
@@ -28,7 +28,7 @@ def grade_report(report: Path, data: Path, judge: Judge, prompts: Prompts = OWN)
         found["llava_bench"] = llava_bench.grade(report, data, judge)
     prefix = task_name(data, "")
     if any(name.startswith(prefix) for name in answered):
-        found["voicebench"] = voicebench.grade(report, data, judge, prompts)
+        found[prefix.removesuffix("/")] = voicebench.grade(report, data, judge, prompts)
     if not found:
         has = ", ".join(sorted(answered)) or "none"
         raise InputError(f"{report.name} has no answers that a judge grades, only {has}; run `minicpm-o eval all "

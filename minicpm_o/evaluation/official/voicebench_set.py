@@ -26,9 +26,10 @@ from minicpm_o.evaluation.rows import Media, Row
 
 FOLDER = "voicebench"
 WHERE = ("Get VoiceBench from the Hugging Face data set hlt-lab/voicebench (hf download --repo-type dataset "
-         "hlt-lab/voicebench --local-dir DATA/voicebench): a folder voicebench/ with a folder of parquet files for "
-         "each subset (alpacaeval_full, commoneval, wildvoice, sd-qa, mmsu, openbookqa, bbh, ifeval, advbench), or "
-         "voicebench/SUBSET.jsonl with the same rows and the name of a sound file in 'audio'")
+         "hlt-lab/voicebench --local-dir DATA/voicebench; 11 GB, of which alpacaeval_speaker/ and mtbench/ are not "
+         "read): a folder voicebench/ with a folder of parquet files for each subset (alpacaeval_full, commoneval, "
+         "wildvoice, sd-qa, mmsu, openbookqa, bbh, ifeval, advbench), or voicebench/SUBSET.jsonl with the same rows "
+         "and the name of a sound file in 'audio'")
 FULL = {"alpacaeval": "alpacaeval_full"}
 """Column -> the subset that the published table takes for it."""
 ACCENT = "usa"
