@@ -124,8 +124,8 @@ class Report:
     def to_markdown(self) -> str:
         """The same table in Markdown, then the further ones, bad rows and notes."""
         table = markdown_table(CELL_COLUMNS, [cells(line) for line in self.tasks])
-        more = [part for title, columns, rows in self.more_tables()
-                for part in (f"**{title}**", "", markdown_table(columns, rows, left=(0, 1) if len(columns) == 2 else (0,)), "")]
+        more = [part for title, columns, rows in self.more_tables() for part in (
+            f"**{title}**", "", markdown_table(columns, rows, left=(0, 1) if len(columns) == 2 else (0,)), "")]
         bad = [f"- bad row: {bad.place}: {bad.reason}" for bad in self.bad_rows]
         notes = [f"- {note}" for note in self.notes]
         return "\n".join([table, "", self._caption(), "", *more, *bad, *notes]).rstrip() + "\n"
