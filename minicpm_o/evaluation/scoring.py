@@ -262,7 +262,7 @@ class CaptionScorer:
         if len(items) < 2:
             return Chance(missing="needs two items to compare")
         found = chance_of(items, lambda answers: self._headline(items, answers), constants=("",))
-        return replace(found, constant=self._best_constant(items))
+        return replace(found, constant=self._best_constant(items), majority=None)
 
     def _best_constant(self, items: Sequence[Question]) -> Baseline:
         """A caption of the set for all other items: its own would be right by itself."""

@@ -80,10 +80,11 @@ class RetrievalScorer:
                  "media")
 
     def judge(self, item: Question, answer: str) -> dict[str, object]:
-        """Place of the own text among all, by the loss alone."""
+        """Place of the own text among all, by the loss alone, and whether it is the first."""
         losses = _losses(item, answer)
         own = losses[list(item.choices).index(item.expected[0])]
-        return {"place": sum(loss < own for loss in losses)}
+        place = sum(loss < own for loss in losses)
+        return {"correct": place == 0, "place": place}
 
     def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
         """Recall over the media that there are; texts of others do not enter."""
