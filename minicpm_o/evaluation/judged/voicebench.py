@@ -21,7 +21,7 @@ from minicpm_o.evaluation.answers import answers_beside, append_line, write_atom
 from minicpm_o.evaluation.judged.prompts import OWN, Prompt, Prompts, origin_of
 from minicpm_o.evaluation.official.judge import Judge
 from minicpm_o.evaluation.official.voicebench import COLUMNS, JUDGED, EvaluatorName, evaluate_rows, mark_of, overall
-from minicpm_o.evaluation.official.voicebench_set import FOLDER, WHERE, SpokenQuestion, answered, load, sources
+from minicpm_o.evaluation.official.voicebench_set import FOLDER, SpokenQuestion, answered, load, sources
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.tasks.voicebench import task_name
 
@@ -117,7 +117,7 @@ class _Grader:
     def _questions(self, data: Path) -> tuple[SpokenQuestion, ...]:
         source = sources(data / FOLDER).get(self.name)
         if source is None:
-            raise NoColumnError(f"the set is not in {data}. {WHERE}")
+            raise NoColumnError(f"the set is not in {data / FOLDER}")
         try:
             return load(self.name, source).questions
         except InputError as error:
