@@ -22,6 +22,7 @@ from minicpm_o.evaluation.metrics import (
     rouge_l,
     yes_no,
 )
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.normalise import basic_normaliser, characters, english_normaliser, english_words
 
 
@@ -36,6 +37,8 @@ class Question(Protocol):
     def tag(self) -> str: ...
     @property
     def choices(self) -> Mapping[str, str]: ...
+    @property
+    def moment(self) -> Moment | None: ...
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from minicpm_o.evaluation.official import mme as official_mme
 from minicpm_o.evaluation.official import ocrbench as official_ocrbench
 from minicpm_o.evaluation.official import pope as official_pope
 from minicpm_o.evaluation.official import seed_bench as official_seed_bench
+from minicpm_o.evaluation.official import streamingbench_set as official_streamingbench
 from minicpm_o.evaluation.official import vqa as official_vqa
 from minicpm_o.evaluation.tasks import (
     audio,
@@ -29,6 +30,7 @@ from minicpm_o.evaluation.tasks import (
     questions,
     seed_bench,
     speech,
+    streamingbench,
     video,
     vqa,
 )
@@ -50,6 +52,7 @@ FOLDERS: dict[str, Loader] = {
     f"{seed_bench.FILE} with {seed_bench.FOLDERS[0]}/": seed_bench.load,
     "pope/coco_pope_*.json with val2014/": pope.load,
     f"{llava_bench.FOLDER}/": llava_bench.load,
+    f"{streamingbench.FOLDER}/": streamingbench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
 }
 """Files of a set -> loader of the data folder."""
@@ -72,6 +75,7 @@ PUBLISHED: dict[str, str] = {
     "vqa_v2": official_vqa.VQA_V2,
     "docvqa": official_vqa.DOCVQA,
     "chartqa": official_vqa.CHARTQA,
+    "streamingbench": official_streamingbench.WHERE,
 }
 """Benchmark -> where its set is had and what is expected."""
 """Name pattern -> loader of one file."""
