@@ -36,8 +36,8 @@ CATEGORIES: Mapping[str, TaskName] = {"Real-Time_Visual_Understanding": "real", 
 WHERE = ("Expected is a folder StreamingBench/ with questions_real.json, questions_omni.json, questions_sqa.json and "
          "questions_proactive.json (src/data of github.com/THUNLP-MT/StreamingBench) or the tables of the Hugging Face "
          "data set mjuicem/StreamingBench, and with the videos of that data set: its zips unpacked, each into a folder "
-         "of the zip's name or, of real, sqa and proactive, of the task's, or renamed as the repository's preprocess.sh "
-         "does (sample_3_real.mp4)")
+         "of the zip's name or, of real, sqa and proactive, of the task's, or renamed as the repository's "
+         "preprocess.sh does (sample_3_real.mp4)")
 
 _QUESTION_ID = re.compile(r"(?P<category>.+)_sample_(?P<sample>\d+)_\d+")
 _RANGE = re.compile(r"_\d+-\d+$")
@@ -138,8 +138,14 @@ def _names(path: Path) -> Iterator[str]:
     yield path.name
     if path.parent.name.startswith("sample_"):
         for folder in (path.parent.parent, path.parent.parent.parent):
-            category = _RANGE.sub("", folder.name.replace(" ", "_"))
-            yield f"{path.parent.name}_{CATEGORIES.get(category, RENAMED.get(category, category))}.mp4"
+            yield f"{path.parent.name}_{_kind(_RANGE.sub('', folder.name))}.mp4"
+
+
+def _kind(category: str) -> str:
+    """What ends the names of a category's videos."""
+    words = category.replace(" ", "_")
+    settled = RENAMED.get(words, words)
+    return CATEGORIES.get(settled, settled)
 
 
 def _name(question: FileQuestion) -> str:
@@ -174,9 +180,7 @@ def _row(place: str, row: Mapping[str, Any], task: TaskName) -> FileQuestion:
                              "download the table again")
     if task != "proactive":
         fields["options"] = _options(question)
-    category = match["category"].replace(" ", "_")
-    name = CATEGORIES.get(category, RENAMED.get(category, category))
-    return FileQuestion(place, fields, f"sample_{match['sample']}_{name}.mp4")
+    return FileQuestion(place, fields, f"sample_{match['sample']}_{_kind(match['category'])}.mp4")
 
 
 def _options(question: FileQuestion) -> list[str]:

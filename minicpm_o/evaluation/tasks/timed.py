@@ -38,7 +38,7 @@ def timed_scorer(holds: Holds, rule: str, parser: str = "") -> TimedScorer:
     """By what is said first. parser: ends the name of every score."""
     ending = f"_{parser}" if parser else ""
     extra: Mapping[str, Callable[[Question, str], bool]] = {
-        f"time_accuracy{ending}": _in_time, f"said_nothing{ending}": _said_nothing,
+        f"time_accuracy{ending}": _in_time, f"too_early{ending}": _too_early, f"said_nothing{ending}": _said_nothing,
         f"false_alarms{ending}": _false_alarm}
     return TimedScorer(lambda item, answer: _in_time(item, answer) and holds(item, utterances(answer)[0].content),
                        rule, f"answer_accuracy{ending}", extra)
@@ -54,6 +54,12 @@ def _in_time(item: Question, answer: str) -> bool:
     """Whether the first thing that was said came when it was due."""
     said = utterances(answer)
     return bool(said) and is_in_time(said[0].time_s, moment_of(item).due_s)
+
+
+def _too_early(item: Question, answer: str) -> bool:
+    """Whether it was said before what it is said of could be seen; within the tolerance that is right by luck."""
+    said = utterances(answer)
+    return bool(said) and said[0].time_s <= moment_of(item).due_s
 
 
 def _said_nothing(item: Question, answer: str) -> bool:
