@@ -245,7 +245,7 @@ def _waiting_video(folder: Path, number: int) -> dict[str, Any]:
     before, after = draw_solids(rng), draw_solids(rng)
     while not (new := sorted(set(names_of(after)) - set(names_of(before)))):
         after = draw_solids(rng)
-    wanted, due_s = str(rng.choice(new)), int(rng.integers(SCENE_S, 3 * SCENE_S))
+    wanted, due_s = str(rng.choice(new)), int(rng.integers(SCENE_S, 4 * SCENE_S))
     name = f"sample_{number + 1}_proactive.mp4"
     _save_video(folder / "videos" / name, [(before, due_s), (after, AFTER_S)], rng)
     return {"video_path": f"./videos/{name}", "questions": [

@@ -19,7 +19,7 @@ from minicpm_o.evaluation.protocol import LiveStream
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.inputs.video import load_video
 from minicpm_o.rates import AUDIO_RATE_HZ
-from minicpm_o.runtime.live.events import LiveEvent, TextPiece, TurnEnded
+from minicpm_o.runtime.live.events import Listening, LiveEvent, TextPiece, TurnEnded
 from minicpm_o.runtime.live.session import LiveConfig, SessionEvent, Work
 
 MAX_STREAM_S = 600
@@ -119,7 +119,7 @@ class _Told:
             if not self.is_open:
                 self.sentences.append(Utterance(now_s, ""))
             self.sentences[-1] = replace(self.sentences[-1], content=self.sentences[-1].content + event.text)
-        if isinstance(event, TextPiece | TurnEnded):
+        if isinstance(event, TextPiece | TurnEnded | Listening):  # full duplex may fall silent without ending a turn
             self.is_open = isinstance(event, TextPiece)
 
 

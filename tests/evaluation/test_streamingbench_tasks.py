@@ -18,13 +18,14 @@ from PIL import Image, ImageDraw
 from minicpm_o import MiniCPMO
 from minicpm_o.errors import InputError, OptionError, VideoError
 from minicpm_o.evaluation.asking import unable
+from minicpm_o.evaluation.live import Unit, attend
 from minicpm_o.evaluation.local import run_local
 from minicpm_o.evaluation.moments import Utterance, utterances, written
 from minicpm_o.evaluation.official import streamingbench as official
 from minicpm_o.evaluation.report import Report
 from minicpm_o.evaluation.tasks import load_tasks
 from minicpm_o.inputs.video import cut_video, load_video
-from minicpm_o.runtime.live.events import TextPiece, TurnEnded
+from minicpm_o.runtime.live.events import Listening, TextPiece, TurnEnded
 from minicpm_o.runtime.live.session import LiveConfig, Work
 
 FPS = 5
@@ -312,7 +313,7 @@ def test_blind_polls_are_asked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [[(6, "green")], [(9, "green")], [(4, "It is green")], [(5, "red")], []])
 def test_timed_answers_score_as_the_official_statistics_say(tmp_path: Path, said: list[tuple[int, str]]) -> None:
-    (task,) = load_tasks(proactive_folder(tmp_path)).tasks
+    task = load_tasks(proactive_folder(tmp_path)).tasks[0]
     item, answer = task.items[0], written(Utterance(*one) for one in said)
     scores = task.scorer.score([item], [answer]).metrics
     time, content = said[0] if said else (10, "No.")
@@ -326,7 +327,7 @@ def test_timed_answers_score_as_the_official_statistics_say(tmp_path: Path, said
 
 
 def test_chance_of_a_moment_is_the_best_delay(tmp_path: Path) -> None:
-    (task,) = load_tasks(proactive_folder(tmp_path)).tasks
+    task = load_tasks(proactive_folder(tmp_path)).tasks[0]
     chance = task.scorer.chance(task.items)
     assert chance.value == 1.0 and "2 s after each request" in chance.rule, "4 s and 2 s: one delay suits both"
 
@@ -393,7 +394,7 @@ class Attending:
 
     def live_session(self, told: str, config: LiveConfig) -> tuple[Session, list[Any]]:
         assert not config.speaks and config.temperature == 0.0
-        self.sessions.append(Session(told.split()[-1].strip(".")))
+        self.sessions.append(Session(told.split()[-1].strip('."')))
         return self.sessions[-1], [says("All right.")]
 
 
@@ -427,6 +428,29 @@ def test_what_a_live_session_says_is_kept_with_its_second(tmp_path: Path) -> Non
     assert line.metrics["too_early"] == pytest.approx(1 / 3) and line.metrics["said_nothing"] == pytest.approx(1 / 3)
     assert line.blind["said_nothing"] == 1.0 and line.metrics["false_alarms"] == 0.0
     assert line.details["measured"]["unit_s"]["n"] == 3
+
+
+def test_requests_of_the_benchmark_in_a_live_session(tmp_path: Path) -> None:
+    line = run_local(Attending(), proactive_folder(tmp_path), tasks=["streamingbench/proactive_live"],
+                     report_path=tmp_path / "out/r.json").task("streamingbench/proactive_live")
+    lines = (tmp_path / "out/r.answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [utterances(json.loads(one)["answer"])[:1] for one in lines] == [(Utterance(7, 'It is green'),), ()]
+    assert line.headline == "answer_accuracy_live" and line.score == 0.5
+
+
+def test_words_of_one_turn_are_one_utterance_until_the_model_listens() -> None:
+    """As full duplex tells it: a few words a second, its silence told as listening."""
+    script: list[list[Any]] = [[TextPiece("It ")], [TextPiece("is red.")], [Listening(2)], [TextPiece("Now blue.")]]
+
+    class Duplex(Session):
+        def hear(self, waveform: np.ndarray) -> list[Any]:
+            events = script.pop(0)
+            work = Work(lambda: iter(events))
+            work.confirmed.set()
+            return [work]
+
+    units = [Unit(number + 1.0, np.zeros(RATE_HZ, np.float32), None) for number in range(4)]
+    assert attend(Duplex("red"), [], units).said == (Utterance(1, "It is red."), Utterance(4, "Now blue."))
 
 
 def test_models_without_live_sessions_leave_it_out(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """StreamingBench: `StreamingBench/` as it is given out -> `streamingbench/real`, `/omni`, `/sqa` and `/proactive`.
 
 Questions with options are asked about the last minute before them, as in the benchmark's main table. `proactive` is
-asked every second whether its time has come; what is said at the first yes counts.
+asked every second whether its time has come; what is said at the first yes counts. `proactive_live` puts the same
+requests to a live session, which speaks of its own accord; that is no way of the benchmark's.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _load(name: str, task: official.TaskName, paths: Sequence[Path], videos: dis
             found.append(distribution.read(path, task, videos))
         except InputError as error:
             bad.append(BadRow(path.name, None, str(error)))
-    tasks = (proactive_task if task == "proactive" else choice_task)(name, found)
+    tasks = (proactive_tasks if task == "proactive" else choice_tasks)(name, found)
     return TaskSet(tuple(task for task in tasks if task.items), tuple(bad),
                    notes=tuple(_missing(name, one) for one in found if one.missing))
 
@@ -65,7 +66,7 @@ def _missing(name: str, found: distribution.Found) -> str:
 # --- questions with options -------------------------------------------------------------------------------------
 
 
-def choice_task(name: str, found: Iterable[distribution.Found]) -> list[Task]:
+def choice_tasks(name: str, found: Iterable[distribution.Found]) -> list[Task]:
     """Each question with the minute before it."""
     items = with_unique_ids(_choice(choice) for one in found for choice in one.choices)
     scorer = PublishedScorer(RULE, lambda item, answer: float(official.is_letter(answer, item.expected[0])), _totals,
@@ -95,11 +96,16 @@ def _totals(items: Sequence[Question], answers: Sequence[str]) -> dict[str, floa
 # --- proactive --------------------------------------------------------------------------------------------------
 
 
-def proactive_task(name: str, found: Iterable[distribution.Found]) -> list[Task]:
-    """Each request with the stretch from it to the last look."""
+def proactive_tasks(name: str, found: Iterable[distribution.Found]) -> list[Task]:
+    """Each request with the stretch from it to the last look: asked every second, and in a live session unasked."""
     items = with_unique_ids(_request(request) for one in found for request in one.requests)
-    scorer = timed_scorer(lambda item, words: item.expected[0] in words, PROACTIVE_RULE, parser="official")
-    return [Task(name, items, scorer, max_tokens=32, verb="poll")]
+    official_way, live = (timed_scorer(_holds, PROACTIVE_RULE, parser=way) for way in ("official", "live"))
+    return [Task(name, items, official_way, max_tokens=32, verb="poll"),
+            Task(f"{name}_live", items, live, max_tokens=32, verb="live")]
+
+
+def _holds(item: Question, words: str) -> bool:
+    return item.expected[0] in words
 
 
 def _request(request: distribution.Request) -> Item:
