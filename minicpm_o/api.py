@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .runtime.constrain import Constraint
     from .runtime.device import DevicePlan
     from .runtime.engine import Step
+    from .runtime.live.opening import AnySession
+    from .runtime.live.session import LiveConfig, SessionEvent
     from .runtime.official_parts import OfficialParts
     from .runtime.speech import Speech, Voice
     from .runtime.transcribe import Transcript
@@ -619,6 +621,23 @@ class MiniCPMO:
 
         known = {voice.name for voice in self.voices()}
         return next((name for name in QUICK if name in known), None) if not is_chinese(text) else None
+
+    @property
+    def has_live(self) -> bool:
+        """Whether `live_session` can be had."""
+        from .runtime.live.opening import can_be_live
+
+        return can_be_live(self)
+
+    def live_session(self, told: str, config: LiveConfig | None = None) -> tuple[AnySession, list[SessionEvent]]:
+        """A session that was told something, perhaps what to watch for, and the work of answering that.
+
+        Its caller feeds it sound and pictures and runs its work, see `runtime.live.session`. Raises OptionError for
+        models that have none."""
+        from .runtime.live.opening import open_told
+        from .runtime.live.session import LiveConfig
+
+        return open_told(self, told, config or LiveConfig())
 
     def voices(self) -> list[Voice]:
         """Voices that `speak` knows on this machine by name; an official checkpoint has none, it clones them."""

@@ -145,7 +145,7 @@ def open_questions(tasks: Sequence[Task], store: AnswerStore, *, blind: bool) ->
     """What is not answered yet; of blind questions in the same words the first."""
     keys = [(task.name, item.id, False) for task in tasks for item in task.items]
     for task in tasks if blind else ():
-        first = {item.question: item.id for item in reversed(task.items)} if task.has_blind else {}
+        first = {task.blind_question(item): item.id for item in reversed(task.items)} if task.has_blind else {}
         keys += [(task.name, item_id, True) for item_id in first.values()]
     return [key for key in keys if store.get(key) is None]
 
@@ -193,14 +193,15 @@ def _run_blind(asker: Asker, task: Task, items: Sequence[Item], store: AnswerSto
     said: dict[str, Answer] = {}
     for item in items:
         if (known := store.get((task.name, item.id, True))) is not None:
-            said.setdefault(item.question, known)
+            said.setdefault(task.blind_question(item), known)
     answers = []
     for done, item in enumerate(items, start=1):
         key = (task.name, item.id, True)
-        if store.get(key) is None and item.question in said:
-            store.add(asker.same_question(key, said[item.question]))
+        question = task.blind_question(item)
+        if store.get(key) is None and question in said:
+            store.add(asker.same_question(key, said[question]))
         answer = _answer(asker, key, store)
-        said.setdefault(item.question, answer)
+        said.setdefault(question, answer)
         answers.append(answer.answer)
         show(f"{task.name} (blind)", done, len(items))
     return task.scorer.score(items, answers)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from minicpm_o.runtime.live.session import LiveConfig, SessionEvent
 
 
 class EvaluatedModel(Protocol):
@@ -46,6 +51,24 @@ class Speaks(Protocol):
         ...
 
     def transcribe(self, source: Any, *, own_ears: bool = ...) -> object: ...
+
+
+class LiveStream(Protocol):
+    """A live session: a second of what is seen and heard goes in, work comes out that whoever gets it runs."""
+
+    def see(self, picture: Any) -> list[SessionEvent]: ...
+    def hear(self, waveform: np.ndarray) -> list[SessionEvent]: ...
+    def tick(self) -> list[SessionEvent]: ...
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A model that watches and listens to a stream, and speaks up by itself. `has_live`, where it has that attribute,
+    says whether it really can."""
+
+    def live_session(self, told: str, config: LiveConfig) -> tuple[LiveStream, list[SessionEvent]]:
+        """A session that was told something, and the work of answering that."""
+        ...
 
 
 @runtime_checkable

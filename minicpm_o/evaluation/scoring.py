@@ -22,6 +22,7 @@ from minicpm_o.evaluation.metrics import (
     rouge_l,
     yes_no,
 )
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.normalise import basic_normaliser, characters, english_normaliser, english_words
 from minicpm_o.evaluation.rows import Row
 
@@ -39,6 +40,8 @@ class Question(Protocol):
     def choices(self) -> Mapping[str, str]: ...
     @property
     def row(self) -> Row | None: ...
+    @property
+    def moment(self) -> Moment | None: ...
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.tasks import load_tasks
 from minicpm_o.evaluation.tasks.base import Task, TaskSet
 from minicpm_o.evaluation.tasks.caltech101_names import BROADER, SYNONYMS, names_of
@@ -277,15 +278,18 @@ def test_video_questions_carry_their_second(data: Any) -> None:
     qa = [
         {"id": "a", "time": 1.5, "question": "Which digit?", "answers": ["1", "one"]},
         {"id": "b", "time": None, "question": "A dog? Please answer yes or no.", "answers": ["no"]},
-        {"id": "c", "type": "proactive", "question": "Say when.", "ground_truth_output": "three"},
+        {"id": "c", "type": "proactive", "question": "Say when.", "ground_truth_output": "three",
+         "ground_truth_time_stamp": "00:01:03"},
     ]
-    data.rows("video_mine.jsonl", [{"video": "1.mp4", "qa": qa}, {"video": "1.mp4"}])
+    late = {"id": "d", "type": "proactive", "question": "Say when.", "ground_truth_output": "three"}
+    data.rows("video_mine.jsonl", [{"video": "1.mp4", "qa": qa}, {"video": "1.mp4"}, {"video": "1.mp4", "qa": [late]}])
     found = load_tasks(data.root)
     tasks = by_name(found)
     assert questions(tasks["video_mine/open"]) == ["At 1.5 seconds: Which digit?"]
     assert len(tasks["video_mine/yesno"].items) == 1
-    assert any("1 proactive questions" in note for note in found.notes)
-    assert [bad.line for bad in found.bad_rows] == [2]
+    (request,) = tasks["video_mine/proactive"].items
+    assert request.moment == Moment(0, 63) and request.expected == ("three",)
+    assert [bad.line for bad in found.bad_rows] == [2, 3] and "ground_truth_time_stamp" in found.bad_rows[1].reason
 
 
 def test_files_that_no_task_reads_are_named(data: Any) -> None:

@@ -11,6 +11,7 @@ from minicpm_o.evaluation.official import mme as official_mme
 from minicpm_o.evaluation.official import ocrbench as official_ocrbench
 from minicpm_o.evaluation.official import pope as official_pope
 from minicpm_o.evaluation.official import seed_bench as official_seed_bench
+from minicpm_o.evaluation.official import streamingbench_set as official_streamingbench
 from minicpm_o.evaluation.official import voicebench_set as official_voicebench
 from minicpm_o.evaluation.official import vqa as official_vqa
 from minicpm_o.evaluation.tasks import (
@@ -31,6 +32,7 @@ from minicpm_o.evaluation.tasks import (
     retrieval_sets,
     seed_bench,
     speech,
+    streamingbench,
     video,
     voicebench,
     vqa,
@@ -53,6 +55,7 @@ FOLDERS: dict[str, Loader] = {
     f"{seed_bench.FILE} with {seed_bench.FOLDERS[0]}/": seed_bench.load,
     "pope/coco_pope_*.json with val2014/": pope.load,
     f"{llava_bench.FOLDER}/": llava_bench.load,
+    f"{streamingbench.FOLDER}/": streamingbench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
     f"{official_voicebench.FOLDER}/": voicebench.load,
     f"{retrieval_sets.FOLDER}/": retrieval_sets.load,
@@ -80,6 +83,7 @@ PUBLISHED: dict[str, str] = {
     "chartqa": official_vqa.CHARTQA,
     "voicebench": official_voicebench.WHERE,
     retrieval_sets.NAME: retrieval_sets.WHERE,
+    "streamingbench": official_streamingbench.WHERE,
 }
 """Benchmark -> where its set is had and what is expected."""
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.rows import BadRow, Media, Row, read_rows
 from minicpm_o.evaluation.scoring import Scorer
 
-Verb = Literal["chat", "transcribe", "rank", "match", "speak"]
+Verb = Literal["chat", "transcribe", "rank", "match", "speak", "poll", "live"]
 """Answer in words, write down speech, say which of the choices is the likeliest answer, say how likely each of them is,
-or read the question aloud (what the recogniser hears of it is the answer)."""
+read the question aloud (what the recogniser hears of it is the answer), be asked every second whether it is time to
+answer, or watch a live stream and speak up unasked."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Item:
     choices: Mapping[str, str] = field(default_factory=dict)
     row: Row | None = None
     """Of a published set whose evaluator reads whole rows."""
+    moment: Moment | None = None
+    """When the answer is due, where that is what is asked."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Task:
     """Answers that the model tries side by side; descriptions are asked for as `describe` does."""
     has_blind: bool = True
     notes: tuple[str, ...] = ()
+
+    def blind_question(self, item: Item) -> str:
+        """What is asked without the medium: items that share it get one answer. When something is said depends on the
+        item's times too."""
+        return item.question if item.moment is None else f"{item.id}: {item.question}"
 
 
 @dataclass(frozen=True)
