@@ -83,12 +83,12 @@ class Log:
         for ask in asks:
             if ask.token_id < 0:
                 raise KeyError("no such token")
-            ask.step = Step(np.array([ask.token_id]), np.zeros((1, 1)))
+            ask.steps = [Step(np.array([ask.token_id]), np.zeros((1, 1)))]
 
 
 def asked(combine: Combiner, token_ids: Sequence[int]) -> list[int]:
     cache = KVCache([], 10)
-    return [int(combine(Ask(token_id, cache)).logits[0]) for token_id in token_ids]
+    return [int(combine(Ask(token_id, cache))[0].logits[0]) for token_id in token_ids]
 
 
 def test_those_who_ask_at_once_are_answered_at_once() -> None:
