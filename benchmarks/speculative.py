@@ -78,7 +78,8 @@ def race(model: MiniCPMO, prompts: Sequence[str], rounds: int) -> Iterator[dict[
                 said[way] = reply.text, reply.usage.output
         plain_s, ahead_s = (statistics.median(seconds[way]) for way in WAYS)
         yield {"prompt": prompt, "tokens": said[True][1], "plain_s": round(plain_s, 4),
-               "speculative_s": round(ahead_s, 4), "ratio": round(plain_s / ahead_s, 3), "identical": said[True] == said[False], **tallied(model, prompt)}
+               "speculative_s": round(ahead_s, 4), "ratio": round(plain_s / ahead_s, 3),
+               "identical": said[True] == said[False], **tallied(model, prompt)}
 
 
 def tallied(model: MiniCPMO, prompt: str) -> dict[str, int]:

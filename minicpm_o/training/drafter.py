@@ -1,13 +1,13 @@
 """Train the network that guesses how nano's answers go on, `assets/nano/drafter.safetensors`.
 
     python -m minicpm_o.training.drafter answers --out ANSWERS --seconds 900 --seed 1
-    python -m minicpm_o.training.drafter train --answers ANSWERS --minutes 13 --out drafter.safetensors
+    python -m minicpm_o.training.drafter train --answers ANSWERS --out drafter.safetensors
 
 `answers` lets nano answer prompts of `drafter_prompts` greedily, several at a time, and keeps its hidden states; run it
 several times with other seeds. `train` takes these alone: from the state before a token and that token it learns the
 token after it, three tokens on from its own guess of the state (arXiv:2401.15077), with a share of the distance to the
 true state. A twentieth of the answers is kept out. The words are those that nano says most; their rows begin as those
-of nano's own head. What comes with the package: 120,000 tokens of 2,900 answers, thirteen minutes on two shared cores.
+of nano's own head. What comes with the package: 120,000 tokens of 2,900 answers, 13 minutes on two shared cores.
 Letters: T tokens, D language width, W width of the layers, N words known, B batch.
 """
 
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ MOST_TOKENS = 160
 """Longest answer."""
 FILE_TOKENS = 4000
 """Tokens of answers in a file."""
+WARM_STEPS = 50
 KEPT_OUT = 20
 """Of so many answers one is not trained on."""
 
@@ -62,7 +64,7 @@ class DrafterConfig:
     """Of the distance to the true state, against the cross-entropy of the words."""
     later_weight: float = 0.8
     """Of each further token, against the one before."""
-    minutes: float = 13.0
+    steps: int = 800
     seed: int = 0
 
 
@@ -216,27 +218,27 @@ class Trainer:
         return total, rates
 
     def train(self) -> None:
-        """For the minutes that the config gives; the rate falls as a cosine."""
-        config, started, step = self.config, time.monotonic(), 0
+        """So many steps as the config says; the rate falls as a cosine."""
+        config = self.config
         layers = [weight for name, weight in self.net.named_parameters() if not name.startswith("words")]
         groups = [{"params": layers, "top": config.rate},
                   {"params": list(self.net.words.parameters()), "top": config.head_rate}]
         optimiser = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.02)
+        for step, batch in enumerate(islice(self._batches(), config.steps)):
+            fall = max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+            for group in optimiser.param_groups:
+                group["lr"] = group["top"] * min(1.0, (step + 1) / WARM_STEPS) * fall
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss, _ = self.losses(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+            optimiser.step()
+
+    def _batches(self) -> Iterator[torch.Tensor]:
         places = self.answers.places(kept_out=False)
         while True:
-            for batch in places[torch.randperm(len(places))].split(config.batch):
-                passed = (time.monotonic() - started) / (60 * config.minutes)
-                if passed >= 1:
-                    return
-                for group in optimiser.param_groups:
-                    group["lr"] = group["top"] * min(1.0, step / 50) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * passed))
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    loss, _ = self.losses(batch)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-                optimiser.step()
-                step += 1
+            yield from places[torch.randperm(len(places))].split(self.config.batch)
 
     def rates(self) -> list[float]:
         """Of the answers kept out, as of `losses`."""
@@ -272,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     answers.add_argument("--kept-out", type=Path, help="file of prompts that are not to be asked, one a line")
     train = steps.add_parser("train")
     train.add_argument("--answers", type=Path, required=True, help="folder of `answers`")
-    train.add_argument("--minutes", type=float, default=DrafterConfig.minutes)
+    train.add_argument("--steps", type=int, default=DrafterConfig.steps)
     for step in (answers, train):
         step.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
@@ -284,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     table = Embeddings.from_file(Path(resolve("nano")) / "embeddings.safetensors")
     trainer = Trainer(read_answers(sorted(options.answers.glob("*.npz"))), table.rows(np.arange(len(table.table))),
-                      DrafterConfig(minutes=options.minutes))
+                      DrafterConfig(steps=options.steps))
     trainer.train()
     save_file(trainer.tensors(), options.out)
     print(f"right guesses of answers kept out, by place: {', '.join(f'{rate:.3f}' for rate in trainer.rates())}")
