@@ -2,7 +2,7 @@
 
 Like EAGLE (arXiv:2401.15077) it goes on from the model's own last hidden state, and from its own guess of it for
 further words; like Hydra (arXiv:2402.05109) its layers are plain ones, without attention, so that a guess costs a
-twenty-fifth of a step of nano. It knows the few thousand words that nano says most. Its training: `training.drafter`.
+twentieth of a step of nano. It knows the few thousand words that nano says most. Its training: `training.drafter`.
 Letters: D language width, W width of its layers, N words known.
 """
 
@@ -25,7 +25,7 @@ from .speculate import Guess
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-COST = 0.04
+COST = 0.05
 """Time of a guess, of a single step of nano."""
 LEAST_REACHED = 0.25
 """Nothing is guessed behind what is less likely to be reached."""

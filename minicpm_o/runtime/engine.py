@@ -167,9 +167,9 @@ class Engine(BaseEngine[KVCache]):
 
     def verify(self, ids: Sequence[int], cache: KVCache) -> list[Step]:
         """As `BaseEngine.verify`, in one run; the numbers are those of single steps where `is_exact`."""
-        if not self.is_steady or len(ids) == 1:
-            return super().verify(ids, cache)
         cache.make_room(len(ids))
+        if not self.is_steady or len(ids) == 1:  # not by `decode`, which a subclass may hand to other threads
+            return [self._run(self.embed([token_id]), cache) for token_id in ids]
         run = self._prepared(cache, len(ids), len(ids))
         run(self.embed(ids), cache.length)
         cache.length += len(ids)
@@ -179,13 +179,15 @@ class Engine(BaseEngine[KVCache]):
         """Find out whether `verify` is exact here, by tokens that were decoded last and what they gave; `is_exact`.
 
         Which kernels multiply depends on the processor, so it is tried and not supposed. The cache stays as it is.
+        Where others decode at the same time nothing is found out, and another answer may try.
         """
         twin = cache.copy()
         twin.truncate(cache.length - len(ids))
         again = self.verify(ids, twin)
-        self.is_exact = all(np.array_equal(one.logits, other.logits) and np.array_equal(one.hidden, other.hidden)
-                            for one, other in zip(steps, again, strict=True))
-        return self.is_exact
+        if len(again) == len(steps):
+            self.is_exact = all(np.array_equal(one.logits, other.logits) and np.array_equal(one.hidden, other.hidden)
+                                for one, other in zip(steps, again, strict=True))
+        return bool(self.is_exact)
 
     def _run(self, embeds: np.ndarray, cache: KVCache) -> Step:
         run = self._prepared(cache, len(embeds), 1)

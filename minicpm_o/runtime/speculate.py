@@ -23,12 +23,14 @@ import numpy as np
 from .cache import KVCache
 from .engine import Step
 
-RUN_COSTS = (1.0, 1.19, 1.31, 1.43, 1.55, 1.73, 1.84, 1.95)
-"""Time of a run over 1, 2, ... tokens, of one over 1: nano in 8 bits on two cores (benchmarks/speculative.py). Larger
-models, which wait for memory, pay less for the further ones."""
+RUN_COSTS = (1.0, 1.27, 1.38, 1.50, 1.61, 1.74, 1.86, 1.98)
+"""Time of a run over 1, 2, ... tokens, of one over 1: nano in 8 bits on two cores, the dearer of two measurements
+(docs/log.md). Larger models, which wait for memory, pay less for the further ones."""
 MOST_DRAFTED = len(RUN_COSTS) - 1
-LEAST_GAIN = 1.05
+LEAST_GAIN = 1.08
 """A draft is read when it will likely give so many tokens in the time that a single step takes for one."""
+REST_TOKENS = 8
+"""Single steps after a draft that was not read because others decode at the same time."""
 PROOF_TOKENS = 5
 """Single steps that are repeated in one run before the first draft is believed."""
 MOST_LOOKED_UP = 6
@@ -178,6 +180,8 @@ class Speculator:
     """Drafted tokens and the steps behind them."""
     _drafted: tuple[Drafter, list[Guess]] | None = None
     _tried: list[tuple[int, Step]] = field(default_factory=list)
+    _resting: int = 0
+    """Single steps to come before the next draft."""
 
     @property
     def context_tokens(self) -> int:
@@ -226,8 +230,8 @@ class Speculator:
         cache.truncate(start + 1)
         self._ahead.extend((guess.token_id, behind) for guess, behind in zip(guesses, more, strict=False))
         self.tally.drafted += len(more)
-        if not more:  # several conversations in one run: nothing was read ahead
-            self._drafted = None
+        if not more:  # several conversations in one run: nothing was read ahead, and nothing will be for a while
+            self._drafted, self._resting = None, REST_TOKENS
         return step
 
     def _try(self, token_id: int, cache: KVCache) -> Step:
@@ -241,8 +245,11 @@ class Speculator:
 
     def _choose(self, cache: KVCache) -> list[Guess]:
         """The guesses that pay best, of the drafter whose do; none where a single step pays better."""
-        most = min(MOST_DRAFTED, self.most_tokens - 1, cache.limit - cache.length - 2)
-        best_rate, self._drafted = LEAST_GAIN, None
+        self._drafted = None
+        if self._resting:
+            self._resting -= 1
+            return []
+        best_rate, most = LEAST_GAIN, min(MOST_DRAFTED, self.most_tokens - 1, cache.limit - cache.length - 2)
         for drafter in self.drafters:
             guesses = drafter.draft(self.ids, self.hidden, most) if most > 0 else []
             count, rate = best_length(guesses, drafter.cost * len(guesses))

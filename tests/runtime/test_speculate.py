@@ -23,6 +23,7 @@ from minicpm_o.runtime.sampling import SamplingConfig
 from minicpm_o.runtime.speculate import (
     MOST_DRAFTED,
     PROOF_TOKENS,
+    REST_TOKENS,
     RUN_COSTS,
     Guess,
     PromptLookup,
@@ -228,6 +229,16 @@ def test_drawn_answers_are_the_same_too(engine: Engine) -> None:
     oracle = Oracle(20, plain.token_ids, wrong_every=4)
     end, other, ahead, _ = answer(engine, prompt(), oracle, sampling=sampling, max_tokens=30)
     assert end == plain and same_caches(cache, other) and ahead is not None and ahead.tally.accepted > 10
+
+
+def test_in_company_nothing_is_drafted_for_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, cache, _, _ = answer(engine, prompt(), max_tokens=30)
+    asked: list[int] = []
+    monkeypatch.setattr(type(engine), "verify", lambda self, ids, cache: asked.append(len(ids)) or [
+        self.decode(ids[0], cache)])
+    end, other, ahead, _ = answer(engine, prompt(), Oracle(20, plain.token_ids), max_tokens=30)
+    assert end == plain and same_caches(cache, other) and ahead is not None and ahead.tally.drafted == 0
+    assert len(asked) == -(-29 // (1 + REST_TOKENS)), "guesses were made although they are not read"
 
 
 def test_the_cache_goes_on_as_after_plain_decoding(engine: Engine) -> None:
