@@ -149,10 +149,11 @@ class Parts(OpenedParts):
     @property
     def engine(self) -> Engine:
         def open_engine() -> Engine:
-            from .batching import SharedEngine
             from .engine import Engine
 
             if self.slots > 1:
+                from .batching import SharedEngine
+
                 return SharedEngine.from_bundle(self.bundle, self.plan, self.slots)
             return Engine.from_bundle(self.bundle, self.plan)
 
