@@ -27,6 +27,7 @@ train-smoke: $(VENV)/.dev ## all three training stages on a tiny model: falling 
 
 bench: $(VENV)/.bench ## speed against llama.cpp, memory, sizes (builds llama.cpp: about 15 minutes on two cores)
 	$(BIN)/python benchmarks/language_vs_llamacpp.py
+	$(BIN)/python benchmarks/speculative.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/footprint.py
 
