@@ -60,8 +60,9 @@ def random_vector(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -
     return rng.normal(mean, 0.02, shape).astype(np.float32)
 
 
-def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig) -> None:
-    """What llama.cpp must know of the model."""
+def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig,
+                 file_type: gguf.LlamaFileType = gguf.LlamaFileType.MOSTLY_Q4_0) -> None:
+    """What llama.cpp must know of the model, but for its words."""
     writer.add_context_length(config.context_tokens)
     writer.add_embedding_length(config.width)
     writer.add_block_count(config.layers)
@@ -72,9 +73,8 @@ def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig) -> None:
     writer.add_value_length(config.head_width)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
 
 
@@ -83,6 +83,7 @@ def write_random_gguf(path: Path, config: OfficialConfig, seed: int = 0) -> None
     tensors = language_tensors(config)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.language.kind]])
     add_metadata(writer, config.language)
+    writer.add_tokenizer_model("none")
     for name, shape in tensors.items():
         if len(shape) == 2:
             num_bytes = math.prod(shape) // BLOCK * BLOCK_BYTES
