@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+# A Python that has llama-cpp-python: another one where what pip builds here does not run.
+LLAMA_PYTHON ?= $(BIN)/python
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
@@ -26,11 +28,11 @@ train-smoke: $(VENV)/.dev ## all three training stages on a tiny model: falling 
 	$(BIN)/python benchmarks/train_smoke.py
 
 bench: $(VENV)/.bench ## speed against other packages, the memory's limit, waits, sizes; writes docs/performance.md
-	$(BIN)/python benchmarks/language_vs_llamacpp.py
-	$(BIN)/python benchmarks/peers.py
+	-$(BIN)/python benchmarks/language_vs_llamacpp.py --rounds 4 --llama-python $(LLAMA_PYTHON)
+	$(BIN)/python benchmarks/peers.py --llama-python $(LLAMA_PYTHON)
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/sound_peers.py
-	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/latency.py --rounds 3
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/performance_page.py
 

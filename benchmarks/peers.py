@@ -30,7 +30,7 @@ BITS = (8, 4)
 TEXTS, TEXT_TOKENS = 24, 32
 """Texts that every engine goes on with, and tokens of each."""
 COMMAND = {"command": f"python benchmarks/{NAME}.py"}
-COURSES = {"nano": race.Course(512, 64, 6), "0.5b": race.Course(256, 32, 5), "8b": race.Course(128, 16, 3)}
+COURSES = {"nano": race.Course(512, 64, 5), "0.5b": race.Course(256, 32, 4), "8b": race.Course(128, 16, 3)}
 """Shorter for larger models, so that a race takes minutes."""
 Make = Callable[[shapes.Files, int], race.Entrant]
 
@@ -84,7 +84,7 @@ def line_up(stack: ExitStack, peers: Sequence[Peer], files: shapes.Files, bits: 
         except (race.EngineError, shapes.NotMadeError, ImportError) as error:
             if not found.workers:
                 raise
-            found.missing[peer.name] = common.last_words(str(error))
+            found.missing[peer.name] = getattr(error, "reason", None) or common.last_words(str(error))
             print(f"{peer.name} does not take part: {found.missing[peer.name]}", file=sys.stderr)
     return found
 
@@ -151,7 +151,7 @@ def main() -> None:
     known = shapes.all_shapes()
     parser.add_argument("--shapes", nargs="+", choices=sorted(known), default=["nano", "0.5b"])
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS, help="default: 8 and 4, of the 8 B shape 4")
-    parser.add_argument("--rounds", type=int, help="default: 3 to 6, fewer for larger models")
+    parser.add_argument("--rounds", type=int, help="default: 5 to 3, fewer for larger models")
     parser.add_argument("--prompt", type=int, help="tokens to prefill; default: 512 to 128, fewer for larger models")
     parser.add_argument("--decode", type=int, help="tokens to decode after it; default: 64 to 16")
     parser.add_argument("--threads", type=int, default=race.Course().threads)

@@ -93,6 +93,11 @@ def peak_rss_mb() -> float:
 class EngineError(SystemExit):
     """An engine's process ended; it says why. Whoever does not expect it ends with it."""
 
+    def __init__(self, text: str, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason or common.last_words(text)
+        """In one line, for a report."""
+
 
 class Talk:
     """A process that answers a line of JSON with a line of JSON; the first line, unasked, says that it is ready.
@@ -119,15 +124,16 @@ class Talk:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise EngineError(self._why())
+            raise self._fault()
         return dict(json.loads(line))
 
-    def _why(self) -> str:
+    def _fault(self) -> EngineError:
         """Why the process is no more."""
         if self.process.wait() == -signal.SIGILL:
-            return ILLEGAL_INSTRUCTION
+            return EngineError(ILLEGAL_INSTRUCTION, "it used an instruction that this processor announces and does not "
+                                                    "run; build it without")
         self.errors.seek(0)
-        return f"an engine ended with exit code {self.process.returncode}:\n{self.errors.read()[-2000:]}"
+        return EngineError(f"an engine ended with exit code {self.process.returncode}:\n{self.errors.read()[-2000:]}")
 
     def close(self) -> None:
         assert self.process.stdin is not None

@@ -287,19 +287,20 @@ def start(stack: ExitStack, names: Sequence[str], task: Task, **trial: Any) -> S
         except race.EngineError as error:
             if name.startswith("minicpm-o"):
                 raise
-            found.missing[name] = common.last_words(str(error))
+            found.missing[name] = error.reason
             print(f"{name} does not take part: {found.missing[name]}", file=sys.stderr)
     return found
 
 
 def rounds_of(sides: Mapping[str, race.Talk], rounds: int, **order: Any) -> dict[str, list[dict[str, Any]]]:
-    """Everybody's answers to the same order, in turning order, after one round that does not count."""
+    """Everybody's answers to the same order, in turning order, after one round that does not count; a single round, of
+    a long sound, goes without it."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     names = list(sides)
-    for turn in range(rounds + 1):
+    for turn in range(rounds + (rounds > 1)):
         for name in names[turn % len(names):] + names[: turn % len(names)]:
             answers[name].append(sides[name].order(turn=turn, **order))
-    return {name: found[1:] for name, found in answers.items()}
+    return {name: found[-rounds:] for name, found in answers.items()}
 
 
 def times_real_time(answers: Sequence[Mapping[str, Any]], sound_s: float | None = None) -> list[float]:
@@ -403,7 +404,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=race.Course().threads)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, nargs="+", default=list(SOUND_S), help="of sound to hear")
     parser.add_argument("--out", type=Path, default=common.RESULTS / f"{NAME}.json")
     parser.add_argument("--contestant", choices=[*HEARING, *SPEAKING], help=argparse.SUPPRESS)
