@@ -9,6 +9,7 @@ leaves a line that says so. A goal is met, not met, or not measured.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,16 +120,15 @@ def first_process_s(reports: Reports) -> float | None:
 
 def other_goals(reports: Reports) -> Iterator[Goal]:
     """Of reports that other benchmarks make."""
-    ratios = speculative_ratios(reports.get("speculative", {}))
-    for name in sorted(ratios) or ["repetitive", "chat"]:
-        yield Goal(f"speculative decoding, {name} prompts", 1.4, "×", ratios.get(name))
-
-
-def speculative_ratios(report: Reports) -> dict[str, float]:
-    """Of results/speculative.json: every `ratio` of its `sets`, by the set's name."""
-    sets = report.get("sets", {})
-    named = sets.items() if isinstance(sets, Mapping) else ((entry.get("name"), entry) for entry in sets)
-    return {str(name): float(entry["ratio"]) for name, entry in named if "ratio" in entry}
+    sets = reports.get("speculative", {}).get("sets", {})
+    for name in sorted(sets) or ["chat", "repetitive"]:
+        found = sets.get(name, {})
+        ratio = found.get("median_ratio") if found.get("identical", True) else 0.0  # other answers are no gain
+        yield Goal(f"speculative decoding, {name} prompts, answers identical", 1.4, "×", ratio)
+    web = reports.get("web", {})
+    yield Goal("in the browser: the folder", 250, "MB", web.get("folder_mb"), is_least=False)
+    yield Goal("in the browser: memory, all parts open", 1000, "MB", web.get("memory", {}).get("browser_process_mb"),
+               is_least=False)
 
 
 # The page
@@ -146,6 +146,7 @@ def page(reports: Reports) -> str:
         "## Hearing and speaking against other packages", *section(reports, sound_peers.NAME, sound_text),
         "## What a user waits for", *section(reports, "latency", lambda report: [latency.markdown(report).strip()]),
         "## Memory, size, start", *section(reports, "footprint", footprint_text),
+        "## Speculative decoding", *section(reports, "speculative", speculative_text),
         "## In the browser", *section(reports, "web", web_text),
         "## What remains between us and the limit", *remaining(reports),
     ]) + "\n"
@@ -156,17 +157,17 @@ def section(reports: Reports, name: str, write: Any) -> list[str]:
 
 
 def peers_text(report: Reports) -> list[str]:
-    return [peers.__doc__.split("\n\n")[2].replace("\n", " "), peers.markdown(dict(report)).strip()]
+    return [peers.__doc__.split("\n\n")[2].strip().replace("\n", " "), peers.markdown(dict(report)).strip()]
 
 
 def roofline_text(report: Reports) -> list[str]:
-    explained = roofline.__doc__.split("\n\n")[2].replace("\n", " ")
+    explained = roofline.__doc__.split("\n\n")[2].strip().replace("\n", " ")
     return [explained, f"![Tokens a second against bytes of a token]({roofline.PLOT.name})",
             roofline.markdown(dict(report)).strip()]
 
 
 def sound_text(report: Reports) -> list[str]:
-    return [sound_peers.__doc__.split("\n\n")[2].replace("\n", " "), sound_peers.markdown(dict(report)).strip()]
+    return [sound_peers.__doc__.split("\n\n")[2].strip().replace("\n", " "), sound_peers.markdown(dict(report)).strip()]
 
 
 def footprint_text(report: Reports) -> list[str]:
@@ -174,11 +175,22 @@ def footprint_text(report: Reports) -> list[str]:
     return [common.table(footprint.RUN_COLUMNS, rows), common.provenance(dict(report))]
 
 
+def speculative_text(report: Reports) -> list[str]:
+    """Results of benchmarks/speculative.py; run costs are told by its own report."""
+    rows = [(name, found["median_ratio"], found["tokens_ratio"], found["plain_tokens_per_s"],
+             found["speculative_tokens_per_s"], "yes" if found["identical"] else "no")
+            for name, found in report["sets"].items()]
+    head = ("prompts", "median ratio", "ratio of all tok/s", "plain tok/s", "speculative tok/s", "identical")
+    return [common.table(head, rows), common.provenance(dict(report))]
+
+
 def web_text(report: Reports) -> list[str]:
-    """Every plain figure of results/web.json; its own page tells the rest."""
-    rows = [(name.replace("_", " "), value) for name, value in report.items() if isinstance(value, int | float)]
-    lines = [common.table(("measured", "value"), rows)] if rows else []
-    return [*lines, *([common.provenance(dict(report))] if {"machine", "command"} <= set(report) else [])]
+    """Results of benchmarks/web.py."""
+    rows = [(f"{name}, s", f"{statistics.median(values):.3g}") for name, values in report["seconds"].items()]
+    rows += [("writing, tokens/s", f"{statistics.median(report['tokens_per_s']):.3g}"),
+             *((f"{name.replace('_', ' ')}", f"{value:.0f}") for name, value in report["memory"].items()),
+             ("folder MB", f"{report['folder_mb']:.0f}")]
+    return [common.table(("measured", "median"), rows), common.provenance(dict(report))]
 
 
 def remaining(reports: Reports) -> list[str]:
