@@ -3,7 +3,7 @@
     python benchmarks/random_gguf.py FILE --version 4.5
 
 Every matrix is Q4_0, the word table and the head too (llama.cpp's own tool would give the head more bits, and make the
-file slower). There is no tokenizer: llama.cpp then takes token ids alone. A tensor is made and written at a time.
+file slower). A tensor is made and written at a time.
 
 Source: the GGUF specification and block_q4_0 of the ggml project; names of tensors by the gguf package's table.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -78,12 +79,18 @@ def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig,
     writer.add_vocab_size(config.vocab_size)
 
 
-def write_random_gguf(path: Path, config: OfficialConfig, seed: int = 0) -> None:
-    """Write the file; memory holds the largest tensor once."""
+def no_words(writer: gguf.GGUFWriter) -> None:
+    """No tokenizer: llama.cpp then takes token ids alone."""
+    writer.add_tokenizer_model("none")
+
+
+def write_random_gguf(path: Path, config: OfficialConfig, seed: int = 0,
+                      add_words: Callable[[gguf.GGUFWriter], None] = no_words) -> None:
+    """Write the file; memory holds the largest tensor once. add_words: writes a tokenizer."""
     tensors = language_tensors(config)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.language.kind]])
     add_metadata(writer, config.language)
-    writer.add_tokenizer_model("none")
+    add_words(writer)
     for name, shape in tensors.items():
         if len(shape) == 2:
             num_bytes = math.prod(shape) // BLOCK * BLOCK_BYTES

@@ -257,7 +257,7 @@ def write_gguf(path: Path, shape: Shape, bits: int) -> None:
     if shape.parameters > MAX_ROUNDED:
         if bits != 4:
             raise NotMadeError("random blocks of this size are made for 4 bits alone")
-        write_random_gguf(path, shape.official)
+        write_random_gguf(path, shape.official, add_words=lambda writer: add_tokenizer(writer, path.parent, shape))
         return
     arch = KNOWN.get(shape.config.kind, gguf.MODEL_ARCH.LLAMA)
     file_type = gguf.LlamaFileType.MOSTLY_Q4_0 if bits == 4 else gguf.LlamaFileType.MOSTLY_Q8_0
