@@ -217,7 +217,7 @@ class MergedWeights(Mapping[str, np.ndarray]):
 
     def __init__(self, weights: Mapping[str, np.ndarray], connectors: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
-        self._updates = _lora_pairs(connectors)
+        self._updates = lora_pairs(connectors)
         strangers = sorted(set(self._updates) - set(weights))
         if strangers:
             raise CheckpointError(f"the connectors update {strangers[:3]}, which the language model does not have")
@@ -371,7 +371,7 @@ def _check_shape(path: Path, found: Config, expected: Config) -> None:
         raise CheckpointError(f"{path} has the shape {found}, but nano's connectors were trained for {expected}")
 
 
-def _lora_pairs(connectors: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def lora_pairs(connectors: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """`lora.layers.3.q_proj.a|b` to the name of the weight they update and (a (r, in), b (out, r))."""
     stems = {name.rpartition(".")[0] for name in connectors if name.startswith("lora.")}
     pairs = {}

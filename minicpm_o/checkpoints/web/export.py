@@ -1,0 +1,176 @@
+"""Nano and a page to one folder of plain files: any static host serves it, and the browser does all the rest.
+
+    OUT/           the page, its service worker, files.json (what the browser keeps, with sizes)
+    OUT/model      graphs, tokenizers and config.json; with bundle.json, by which `open_in_python` finds its way
+    OUT/ort        onnxruntime-web, its binaries as .gz, which every host serves as they are
+    OUT/samples    a photo and a spoken question to try
+
+The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.resources
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import OptionError
+from .. import parts as table
+from ..bundle import Bundle, describe_files
+from ..embeddings import FILE_NAME as EMBEDDINGS_FILE
+from ..gguf import GGUFFile
+from ..nano import NanoSettings, Recipe, Sources, build_bundle, load_connectors, lora_pairs
+from ..progress import ProgressReport
+from ..pull import PartStore
+from ..storage import default_home, home_lock, replace_folder, work_folder, write_atomic, writing_to
+from .language_graph import DATA_FILE, WebLanguage, build_web_language, unfold_language
+from .small import shrink
+from .tables import FILE_NAME as TABLES_FILE
+from .tables import small_tokenizer, tables
+from .voice import VOICE_FILES, export_voice
+
+FILES = "files.json"
+SETTINGS = NanoSettings(vision_bits=8, hearing_bits=8, recogniser_bits=8)
+"""Of the graphs that are written as for Python; the language model's is another, see `language_graph`."""
+GRAPHS = ("vision", "hearing_encoder", "hearing_projector", "recogniser", "recogniser_cross")
+COPIED = (EMBEDDINGS_FILE, "vad.onnx", "tokenizer.json", "recogniser_tokenizer.json", "recogniser_config.json")
+PYTHON_ONLY = ("tokenizer.json", "recogniser_tokenizer.json", "recogniser_config.json", "bundle.json", "stamps.json")
+"""Files of OUT/model that no browser asks for."""
+
+
+@dataclass(frozen=True)
+class WebExport:
+    """What was written."""
+
+    folder: Path
+    mb: float
+    """All that a browser keeps, 10^6 bytes."""
+    voice: bool
+    """Whether the page speaks."""
+
+
+def export_web(out: Path, *, home: Path | None = None, voice: bool = True, progress: bool = True) -> WebExport:
+    """Write the folder `out`, in place of an earlier export; nano's parts and onnxruntime-web are fetched if need be.
+
+    voice: take the voice along. Raises OptionError when `out` holds something else, CheckpointError (its kinds) when a
+    part cannot be had or there is no room.
+    """
+    home = home or default_home()
+    check_target(out)
+    with ProgressReport(progress) as report, home_lock(home, report.say), writing_to(home):
+        store = PartStore(home, None, report)
+        with work_folder(home) as work:
+            folder = work / "web"
+            _write_model(folder / "model", store, work, voice=voice)
+            report.begin("writing the page")
+            _write_runtime(folder / "ort", store.get(table.ONNXRUNTIME_WEB))
+            _write_page(folder)
+            files = _write_list(folder)
+            report.finish()
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, work / "done")  # may be on another disk than `out`
+            _put(work / "done", out)
+    return WebExport(out, sum(files.values()) / 1e6, voice)
+
+
+def check_target(out: Path) -> None:
+    """Raises OptionError for a folder with anything in it that is no earlier export."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILES).is_file()):
+        raise OptionError(f"{out} holds something that is no exported page; give a new or an empty folder")
+
+
+def _put(done: Path, out: Path) -> None:
+    """Beside `out` first, so that it changes in one step."""
+    beside = out.with_name(f".{out.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.move(done, beside)
+    aside = out.with_name(f".{out.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    replace_folder(beside, out, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_model(folder: Path, store: PartStore, work: Path, *, voice: bool) -> None:
+    recipe = Recipe()
+    found: dict[str, Mapping[str, Path]] = {part.name: store.get(part) for part in recipe.needed()}
+    ordinary = work / "ordinary"
+    ordinary.mkdir()
+    build_bundle(ordinary, found, SETTINGS, recipe, store.report)
+    folder.mkdir(parents=True)
+    store.report.begin("making it small")
+    for name in GRAPHS:
+        shrink(ordinary / f"{name}.onnx", folder / f"{name}.onnx")
+    for name in COPIED:
+        shutil.copyfile(ordinary / name, folder / name)
+    language = _write_language(folder, Sources(found, load_connectors(recipe.connectors_path()), recipe.words_path(),
+                                               recipe.config, SETTINGS))
+    spoken = export_voice(folder, store.get(table.PIPER), ordinary) if voice else None
+    shutil.rmtree(ordinary)
+    for name in ("tokenizer", "recogniser_tokenizer"):
+        write_atomic(folder / f"{name}.small.json.gz", [gzip.compress(small_tokenizer(folder / f"{name}.json"),
+                                                                       mtime=0)])
+    write_atomic(folder / TABLES_FILE, [_json(tables(folder, recipe.config, language, spoken))])
+    Bundle(folder, recipe.config.name, recipe.config, {"target": "web"}, describe_files(folder), {}).write()
+    store.report.finish()
+
+
+def _write_language(folder: Path, sources: Sources) -> WebLanguage:
+    weights = GGUFFile(sources.only("language")).tensors()
+    return build_web_language(weights, lora_pairs(sources.connectors), sources.config.language, folder)
+
+
+def _write_runtime(folder: Path, files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        if name.endswith(".wasm"):
+            write_atomic(folder / f"{name}.gz", [gzip.compress(path.read_bytes(), mtime=0)])
+        else:
+            write_atomic(folder / name, [path.read_bytes()])
+
+
+def _write_page(folder: Path) -> None:
+    root = importlib.resources.files("minicpm_o")
+    with importlib.resources.as_file(root / "assets" / "web") as page:
+        shutil.copytree(page, folder, dirs_exist_ok=True)
+    for name in ("icon.svg", "style.css"):
+        write_atomic(folder / name, [(root / "server" / "page" / name).read_bytes()])
+    for name in ("photo.jpg", "speech.wav"):
+        write_atomic(folder / "samples" / name, [(root / "assets" / "samples" / name).read_bytes()])
+
+
+def _write_list(folder: Path) -> dict[str, int]:
+    """files.json: what a browser keeps, and a version that changes with any of it; returns sizes by name."""
+    entries = {name: entry for name, entry in describe_files(folder).items()
+               if name.partition("/")[2] not in PYTHON_ONLY and name != "sw.js"}
+    version = hashlib.sha256(repr(sorted((name, entry.sha256) for name, entry in entries.items())).encode()).hexdigest()
+    files = {name: entry.bytes for name, entry in sorted(entries.items())}
+    write_atomic(folder / FILES, [_json({"version": version[:16], "files": files})])
+    worker = (folder / "sw.js").read_text(encoding="utf-8")
+    write_atomic(folder / "sw.js", [worker.replace("VERSION", version[:16]).encode()])
+    return files
+
+
+def open_in_python(exported: Path, target: Path) -> Path:
+    """A folder that `MiniCPMO.from_pretrained` opens with the exported numbers, to compare a browser's answers with.
+
+    Raises CheckpointError when `exported` is no whole export.
+    """
+    bundle = Bundle.open(exported / "model")
+    values = json.loads((exported / "model" / TABLES_FILE).read_text(encoding="utf-8"))
+    language = WebLanguage.from_dict(values["language"])
+    target.mkdir(parents=True, exist_ok=True)
+    for name in bundle.files:
+        if name not in VOICE_FILES:
+            shutil.copyfile(bundle.path(name), target / name)
+    unfold_language(target, target / DATA_FILE, language)
+    replace(bundle, folder=target, files=describe_files(target)).write()
+    return target
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
