@@ -4,6 +4,7 @@ import { Draft, Language } from "./language.js";
 import { Model, availableDevices } from "./model.js";
 import { decodePicture, slices, toPixels } from "./picture.js";
 import { RATE_HZ } from "./sound.js";
+import { Speaker } from "./speak.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const MOST_REMEMBERED = 16;
@@ -11,7 +12,7 @@ const MOST_REMEMBERED = 16;
 let nano = null;
 let cancelled = false;
 
-const VERBS = { load, ask, transcribe, cancel, memory };
+const VERBS = { load, ask, speak, phonemes, transcribe, cancel, memory };
 
 self.addEventListener("message", async ({ data: { id, verb, ...given } }) => {
   const tell = (event, values = {}) => self.postMessage({ id, event, ...values });
@@ -36,7 +37,7 @@ async function load({ base, files, version, device, threads }, tell) {
   const embeddings = await model.openLanguage(tables.language, (part, parts) => tell("opening", { part, parts }));
   const spoken = new Tokenizer(await model.json("model/recogniser_tokenizer.small.json.gz"));
   nano = { model, tables, words, language: new Language(model, tables, words, embeddings),
-    recogniser: new Recogniser(model, tables, spoken), remembered: new Map() };
+    recogniser: new Recogniser(model, tables, spoken), remembered: new Map(), speaker: null };
   return { device: chosen, devices, threads, voice: Boolean(tables.voice), openMs: model.openMs };
 }
 
@@ -94,6 +95,28 @@ async function listen({ samples, key }) {
   const { text } = await nano.recogniser.transcribe(samples);
   const tokens = await soundTokens(nano.model, samples);
   return { tokens, seconds: samples.length / RATE_HZ, transcript: text, key };
+}
+
+async function speaker() {
+  if (!nano.tables.voice) throw new Error("no voice");
+  nano.speaker ||= await Speaker.open(nano.model, nano.tables.voice);
+  return nano.speaker;
+}
+
+async function speak({ text }, tell) {
+  cancelled = false;
+  const started = performance.now();
+  let [firstSoundMs, seconds] = [null, 0];
+  await (await speaker()).speak(text, (samples, rateHz) => {
+    firstSoundMs ??= performance.now() - started;
+    seconds += samples.length / rateHz;
+    tell("sound", { samples, rateHz });
+  }, () => cancelled);
+  return { firstSoundMs, seconds, totalMs: performance.now() - started, ...memory() };
+}
+
+async function phonemes({ text }) {
+  return { phonemes: (await speaker()).phonemes(text) };
 }
 
 async function transcribe({ samples }) {

@@ -6,11 +6,13 @@ Its product of 8-bit matrices is quick. So what is fetched is small, and opening
     language.bits       levels of 4 bits, scale and lowest value of each block, and the trained low-rank change (float16)
     unfold.onnx         W = levels * scale + lowest + b a  ->  8 bits, with a scale for each output; run part by part
     language.onnx.data  made of both when the model is opened; nowhere but in memory
-    language.onnx       x rounded to 8 bits, a scale for each token -> MatMulInteger -> times both scales
+    language.onnx       x rounded to 15 bits, a scale for each token -> MatMulInteger, high and low byte side by side ->
+                        times both scales
 
 Blocks of a Q4_1 file (ggml: level * scale + lowest) are taken as they are, so the 4 bits lose nothing of it. The
-head is the table of word embeddings, which lies in its own file already. Letters: N outputs, K inputs, T tokens,
-R rank of the change.
+head is the table of word embeddings, which lies in its own file already. With 15 bits what is rounded off x is as
+little as float16 would round; the second byte costs next to nothing where the matrix's way through memory is what takes
+time. Letters: N outputs, K inputs, T tokens, R rank of the change.
 
 Products of whole numbers are exact, so a browser and a server compute the same. Both factors are unsigned: signed ones
 saturate on processors without VNNI.
@@ -48,6 +50,9 @@ BLOCK = 32
 TOP = 15
 MIDDLE = 128
 UINT8, FLOAT16 = TensorProto.UINT8, TensorProto.FLOAT16
+BASE = 254
+STEPS = 127 * BASE
+"""Steps on either side of zero that a token's numbers are rounded to; each is high * BASE + low, of 8 bits both."""
 HEAD = "lm_head"
 BITS_FILE = "language.bits"
 DATA_FILE = f"{FILE_NAME}.data"
@@ -156,18 +161,24 @@ class WholeNumberGraph(GraphBuilder):
         return self._product(x, levels, scales, name, out or name)
 
     def _product(self, x: str, levels: str, scales: str, name: str, out: str) -> str:
-        """x (..., K), levels (K, N) uint8 around MIDDLE, scales (N,): round each token to 8 bits, multiply, scale."""
-        middle, zero = self.scalar("middle", float(MIDDLE)), byte(self, "zero_level", MIDDLE)
+        """x (..., T, K), levels (K, N) uint8 around MIDDLE, scales (N,): round each token, multiply, scale."""
+        base, zero = self.scalar("base", float(BASE)), byte(self, "zero_level", MIDDLE)
         largest = self.node("ReduceMax", [self.node("Abs", [x], f"{name}.sizes"), self.integers("last_axis", -1)],
                             f"{name}.largest", keepdims=1)
-        step = self.node("Mul", [largest, self.scalar("one_127th", 1 / 127)], f"{name}.step_or_zero")
+        step = self.node("Mul", [largest, self.scalar("one_step", 1 / STEPS)], f"{name}.step_or_zero")
         step = self.node("Max", [step, self.scalar("least_step", 1e-12)], f"{name}.step")  # a token of zeros has none
         whole = self.node("Round", [self.node("Div", [x, step], f"{name}.steps")], f"{name}.whole")
-        rounded = self.node("Cast", [self.node("Add", [whole, middle], f"{name}.raised")], f"{name}.rounded", to=UINT8)
+        high = self.node("Round", [self.node("Div", [whole, base], f"{name}.high_part")], f"{name}.high")
+        low = self.node("Sub", [whole, self.node("Mul", [high, base], f"{name}.high_whole")], f"{name}.low")
+        both = self.node("Concat", [high, low], f"{name}.high_and_low", axis=-2)  # as tokens beside one another
+        raised = self.node("Add", [both, self.scalar("middle", float(MIDDLE))], f"{name}.raised")
+        rounded = self.node("Cast", [raised], f"{name}.rounded", to=UINT8)
         product = self.node("MatMulInteger", [rounded, levels, zero, zero], f"{name}.product")
         counted = self.node("Cast", [product], f"{name}.counted", to=FLOAT)
-        scaled = self.node("Mul", [counted, step], f"{name}.scaled")
-        return self.node("Mul", [scaled, scales], name, out=out)
+        high_out, low_out = self.nodes("Split", [counted], f"{name}.halves", axis=-2, num_outputs=2,
+                                       outs=[f"{name}.high_counted", f"{name}.low_counted"])
+        summed = self.node("Add", [self.node("Mul", [high_out, base], f"{name}.high_scaled"), low_out], f"{name}.summed")
+        return self.node("Mul", [self.node("Mul", [summed, step], f"{name}.scaled"), scales], name, out=out)
 
     def _layer(self, weight: Matrix, name: str) -> tuple[str, str]:
         """Levels and scales that opening the model makes; what of, goes to language.bits."""

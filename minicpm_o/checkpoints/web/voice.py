@@ -9,6 +9,8 @@ import importlib.resources
 import json
 import re
 import shutil
+import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,14 +54,22 @@ def reading_tables() -> dict[str, Any]:
     """Word lists and rules of reading English, in what JSON can hold."""
     tables = {name.lower(): _plain(value) for module in (vocabulary, english, morphology, numbers)
               for name, value in vars(module).items() if name.isupper() and _plain(value) is not None}
-    return {**tables, "windows": letters.WINDOWS, "rules": [(name, to_javascript(pattern))
+    return {**tables, **named_characters(), "windows": letters.WINDOWS, "rules": [(name, to_javascript(pattern))
                                                             for name, pattern in rule_patterns()]}
+
+
+def named_characters() -> dict[str, dict[str, str]]:
+    """Signs that are called by their Unicode names, which a browser does not know: Greek letters and emoji."""
+    greek = {letter: unicodedata.name(letter).split(" WITH ")[0].split()[-1].lower() for letter in vocabulary.GREEK}
+    emoji = {sign: unicodedata.name(sign).lower() for sign in map(chr, range(sys.maxunicode + 1))
+             if unicodedata.category(sign) == "So" and unicodedata.east_asian_width(sign) == "W"}
+    return {"greek_names": dict(sorted(greek.items())), "emoji_names": emoji}
 
 
 def to_javascript(pattern: str) -> str:
     """A pattern of Python's as one of a browser's, flags u and y; what differs is written differently."""
-    pattern = pattern.replace("(?P<", "(?<")
-    return re.sub(r"\(\?i:(.*?)\)(?=\(\?!\[A-Za-z\]\)$)", lambda match: f"(?:{_any_case(match.group(1))})", pattern)
+    pattern = re.sub(r"\(\?i:(.*?)\)(?=\(\?!\[A-Za-z\]\)$)", lambda match: f"(?:{_any_case(match.group(1))})", pattern)
+    return re.sub(r"\\([\"' #&~%])|(\\-)(?![^\[]*\])", lambda match: match.group(1) or "-", pattern.replace("(?P<", "(?<"))
 
 
 def _any_case(pattern: str) -> str:
