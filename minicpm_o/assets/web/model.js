@@ -138,20 +138,50 @@ export class Model {
     await (await session)?.release();
   }
 
-  // The language graph: its matrices are made of language.bits part by part, then the graph takes them all.
-  async openLanguage({ data_bytes: bytes, parts }, onProgress) {
-    const bits = await this.bytes(`${MODEL}language.bits`);
+  // The language graph, on the graphics if they are chosen and can do it, else on the processor. Returns the word table.
+  async openLanguage(tables, shape, onProgress) {
+    const bits = await this.external("language.bits");
+    const table = await this.external("embeddings.safetensors");
+    const isOpen = this.device === "webgpu" && await this.tryGraphics([bits, table], shape);
+    if (!isOpen) await this.openOnProcessor(bits.data, table, tables, onProgress);
+    return readEmbeddings(table.data);
+  }
+
+  // False, and the processor from now on, where the graphics refuse the graph or its first token.
+  async tryGraphics(externalData, { layers, kv_heads: heads, head_width: width, width: wide }) {
+    try {
+      const session = await this.create("language_webgpu", externalData, { executionProviders: ["webgpu"] });
+      const feeds = { inputs_embeds: this.tensor("float32", new Float32Array(wide), [1, 1, wide]),
+        seqlens_k: this.tensor("int32", Int32Array.of(0), [1]),
+        total_sequence_length: this.tensor("int32", Int32Array.of(1), []) };
+      for (let layer = 0; layer < layers; layer++) {
+        for (const kind of ["key", "value"]) {
+          const empty = this.tensor("float32", new Float32Array(0), [1, heads, 0, width]);
+          feeds[`past_key_values.${layer}.${kind}`] = empty;
+        }
+      }
+      const { logits } = await session.run(feeds);
+      if (!logits.data.every(Number.isFinite)) throw new Error("not finite");
+      this.sessions.set("language", Promise.resolve(session));
+      return true;
+    } catch (error) {
+      console.warn(`WebGPU cannot be used here: ${error.message}`);
+      this.device = "wasm";
+      return false;
+    }
+  }
+
+  // Its matrices are made of language.bits part by part, then the graph takes them all.
+  async openOnProcessor(bits, table, { data_bytes: bytes, parts }, onProgress) {
     const data = new Uint8Array(bytes);
     for (const [index, part] of parts.entries()) {
       await this.unfold(bits, part, data);
       onProgress(index + 1, parts.length);
     }
     await this.close("unfold");
-    const table = await this.external("embeddings.safetensors");
     const opened = this.create("language", [{ path: "language.onnx.data", data }, table]);
     this.sessions.set("language", opened);
     await opened;
-    return readEmbeddings(table.data);
   }
 
   async unfold(bits, { tensors, levels, scales, first_row: firstRow }, data) {

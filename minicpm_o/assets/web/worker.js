@@ -27,18 +27,19 @@ self.addEventListener("message", async ({ data: { id, verb, ...given } }) => {
 async function load({ base, files, version, device, threads }, tell) {
   const store = self.caches ? await caches.open(`nano-${version}`) : null;
   const devices = await availableDevices();
-  let chosen = devices.includes(device) ? device : "wasm";
+  const chosen = devices.includes(device) ? device : "wasm";
   const model = new Model(base, files, store);
   await model.fetchAll((bytes, total) => tell("fetching", { bytes, total }));
   tell("opening");
   await model.start(chosen, threads);
   const tables = await model.json("model/config.json");
   const words = new Tokenizer(await model.json("model/tokenizer.small.json.gz"), true);
-  const embeddings = await model.openLanguage(tables.language, (part, parts) => tell("opening", { part, parts }));
+  const embeddings = await model.openLanguage(tables.language, tables.config.language,
+    (part, parts) => tell("opening", { part, parts }));
   const spoken = new Tokenizer(await model.json("model/recogniser_tokenizer.small.json.gz"));
   nano = { model, tables, words, language: new Language(model, tables, words, embeddings),
     recogniser: new Recogniser(model, tables, spoken), remembered: new Map(), speaker: null };
-  return { device: chosen, devices, threads, voice: Boolean(tables.voice), openMs: model.openMs };
+  return { device: model.device, devices, threads, voice: Boolean(tables.voice), openMs: model.openMs };
 }
 
 // messages as of Draft.lay, with blobs and samples: pictures and sounds are encoded once and remembered by key.

@@ -3,8 +3,9 @@
 onnxruntime-web has no quick kernel for 4-bit matrices on a processor: it makes floats of every matrix at every token.
 Its product of 8-bit matrices is quick. So what is fetched is small, and opening it works out once what is quick:
 
-    language.bits       levels of 4 bits, scale and lowest value of each block, and the trained low-rank change (float16)
+    language.bits       levels of 4 bits; scales and lowest values of blocks and the trained low-rank change, float16
     unfold.onnx         W = levels * scale + lowest + b a  ->  8 bits, with a scale for each output; run part by part
+    language_webgpu.onnx  the same of language.bits as it is, for WebGPU
     language.onnx.data  made of both when the model is opened; nowhere but in memory
     language.onnx       x rounded to 15 bits, a scale for each token -> MatMulInteger, high and low byte side by side ->
                         times both scales
@@ -34,6 +35,7 @@ from ..embeddings import FILE_NAME as EMBEDDINGS_FILE
 from ..graphs.builder import (
     EXTERNAL_ALIGN_BYTES,
     FLOAT,
+    MICROSOFT,
     GraphBuilder,
     Matrix,
     external_proto,
@@ -41,7 +43,7 @@ from ..graphs.builder import (
     pieces_of,
     to_blocks,
 )
-from ..graphs.language import FILE_NAME, answer, decoder_layer, declare_inputs, first_norm
+from ..graphs.language import FILE_NAME, answer, declare_inputs, decoder_layer, first_norm
 from ..safetensors_file import SafetensorsFile
 from ..storage import write_atomic
 
@@ -57,6 +59,7 @@ HEAD = "lm_head"
 BITS_FILE = "language.bits"
 DATA_FILE = f"{FILE_NAME}.data"
 UNFOLD_FILE = "unfold.onnx"
+GPU_FILE = "language_webgpu.onnx"
 INPUTS = ("levels", "scales", "lows", "a", "b")
 """Of unfold.onnx, and what a part has in language.bits."""
 _PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -137,6 +140,7 @@ def build_web_language(weights: Mapping[str, np.ndarray], updates: Updates, conf
     graph.save(folder / FILE_NAME)
     write_atomic(folder / BITS_FILE, graph.bits)
     build_unfold(folder / UNFOLD_FILE)
+    _build_for_gpu(weights, config, folder, graph.kept)
     return WebLanguage(tuple(graph.unfoldings), graph.data_bytes)
 
 
@@ -149,6 +153,8 @@ class WholeNumberGraph(GraphBuilder):
         self.bits: list[bytes] = []
         """What language.bits holds, in order."""
         self.unfoldings: list[Unfolding] = []
+        self.kept: dict[str, list[Mapping[str, Stored]]] = {}
+        """By matrix: where the tensors of its parts lie in language.bits."""
         self.data_bytes = 0
         self._bits_bytes = 0
 
@@ -158,9 +164,9 @@ class WholeNumberGraph(GraphBuilder):
         if bias is not None:
             raise CheckpointError(f"{name} has a bias; the graph for browsers is made for nano, which has none")
         levels, scales = self._head(name) if name == HEAD else self._layer(weight, name)
-        return self._product(x, levels, scales, name, out or name)
+        return self.product(x, levels, scales, name, out or name)
 
-    def _product(self, x: str, levels: str, scales: str, name: str, out: str) -> str:
+    def product(self, x: str, levels: str, scales: str, name: str, out: str) -> str:
         """x (..., T, K), levels (K, N) uint8 around MIDDLE, scales (N,): round each token, multiply, scale."""
         base, zero = self.scalar("base", float(BASE)), byte(self, "zero_level", MIDDLE)
         largest = self.node("ReduceMax", [self.node("Abs", [x], f"{name}.sizes"), self.integers("last_axis", -1)],
@@ -177,7 +183,8 @@ class WholeNumberGraph(GraphBuilder):
         counted = self.node("Cast", [product], f"{name}.counted", to=FLOAT)
         high_out, low_out = self.nodes("Split", [counted], f"{name}.halves", axis=-2, num_outputs=2,
                                        outs=[f"{name}.high_counted", f"{name}.low_counted"])
-        summed = self.node("Add", [self.node("Mul", [high_out, base], f"{name}.high_scaled"), low_out], f"{name}.summed")
+        high_scaled = self.node("Mul", [high_out, base], f"{name}.high_scaled")
+        summed = self.node("Add", [high_scaled, low_out], f"{name}.summed")
         return self.node("Mul", [self.node("Mul", [summed, step], f"{name}.scaled"), scales], name, out=out)
 
     def _layer(self, weight: Matrix, name: str) -> tuple[str, str]:
@@ -191,6 +198,7 @@ class WholeNumberGraph(GraphBuilder):
         for part, piece in zip(_PARTS.get(last, (last,)), pieces, strict=True):
             tensors = self._keep(piece, *self._update(f"{stem}.{part}.weight", piece.shape))
             self.unfoldings.append(Unfolding(tensors, levels, scales, first_row))
+            self.kept.setdefault(name, []).append(tensors)
             first_row += len(piece)
         return f"{name}.levels", f"{name}.scales"
 
@@ -232,6 +240,68 @@ class WholeNumberGraph(GraphBuilder):
         turned = self.node("Transpose", [raised], f"{name}.levels", perm=[1, 0])
         floats = self.node("Cast", [f"{name}.half_scales"], f"{name}.row_scales", to=FLOAT)
         return turned, self.node("Reshape", [floats, self.integers("flat", -1)], f"{name}.scales")
+
+
+class GpuGraph(WholeNumberGraph):
+    """The same for WebGPU, which has a quick kernel for 4 bits: language.bits as it lies there, nothing unfolded.
+
+    x W' = x (d (q - 8))' by MatMulNBits + sums of x over blocks times (lowest + 8 d)' + (x a') b'. The head stays in
+    whole numbers, on the processor.
+    """
+
+    def __init__(self, folder: Path, kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:
+        super().__init__(folder, {})
+        self.kept = {name: list(parts) for name, parts in kept.items()}
+
+    def linear(self, x: str, weight: Matrix, bias: np.ndarray | None, name: str, *, bits: int | None,
+               block_size: int = BLOCK, out: str | None = None) -> str:
+        """x (1, T, K) times weight (N, K) transposed, by its parts."""
+        if name == HEAD:
+            return self.product(x, *self._head(name), name, out or name)
+        sums = self._block_sums(x, name)
+        many = len(self.kept[name]) > 1
+        parts = [self._part(x, sums, tensors, f"{name}.{number}" if many else name)
+                 for number, tensors in enumerate(self.kept[name])]
+        return self.node("Concat", parts, name, axis=-1) if many else parts[0]
+
+    def _block_sums(self, x: str, name: str) -> str:
+        """(1, T, K) -> (1, T, blocks)"""
+        blocks = self.node("Reshape", [x, self.integers("in_blocks", 0, 0, -1, BLOCK)], f"{name}.in_blocks")
+        return self.node("ReduceSum", [blocks, self.integers("last_axis", -1)], f"{name}.block_sums", keepdims=0)
+
+    def _part(self, x: str, sums: str, tensors: Mapping[str, Stored], name: str) -> str:
+        floats = {key: self._bits_tensor(f"{name}.{key}", tensors[key], np.float16) for key in INPUTS[1:]}
+        rows, blocks, _ = tensors["scales"].shape
+        shape = self.integers(f"scales_{rows}_{blocks}", rows, blocks)
+        scales, lows = (self.node("Reshape", [floats[key], shape], f"{name}.{key}_flat") for key in ("scales", "lows"))
+        levels = self._bits_tensor(f"{name}.levels", tensors["levels"], np.uint8)
+        main = self.node("MatMulNBits", [x, levels, scales], f"{name}.main", domain=MICROSOFT, K=blocks * BLOCK, N=rows,
+                         bits=4, block_size=BLOCK)
+        raised = self.node("Mul", [scales, self.scalar("eight", 8.0)], f"{name}.middles")
+        lifts = self.node("Transpose", [self.node("Add", [lows, raised], f"{name}.lifts")], f"{name}.lifts_turned",
+                          perm=[1, 0])
+        lifted = self.node("Add", [main, self.node("MatMul", [sums, lifts], f"{name}.lift")], f"{name}.stored")
+        a, b = (self.node("Transpose", [floats[key]], f"{name}.{key}_turned", perm=[1, 0]) for key in "ab")
+        change = self.node("MatMul", [self.node("MatMul", [x, a], f"{name}.narrow"), b], f"{name}.change")
+        return self.node("Add", [lifted, change], name)
+
+    def _bits_tensor(self, name: str, item: Stored, dtype: Any) -> str:
+        """A tensor of language.bits, as float32 where it is float16 there."""
+        empty = np.broadcast_to(np.zeros((), dtype), item.shape)
+        self._tensors[f"{name}.raw"] = external_proto(f"{name}.raw", empty, BITS_FILE, item.offset)
+        return f"{name}.raw" if dtype is np.uint8 else self.node("Cast", [f"{name}.raw"], name, to=FLOAT)
+
+
+def _build_for_gpu(weights: Mapping[str, np.ndarray], config: LanguageConfig, folder: Path,
+                   kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:
+    """Write language_webgpu.onnx."""
+    graph = GpuGraph(folder, kept)
+    declare_inputs(graph, config)
+    normed, residual = first_norm(graph, weights, config)
+    for layer in range(config.layers):
+        normed, residual = decoder_layer(graph, weights, config, layer, normed, residual, bits=4, block_size=BLOCK)
+    answer(graph, weights, config, bits=8, block_size=BLOCK)
+    graph.save(folder / GPU_FILE)
 
 
 def build_unfold(path: Path) -> None:
@@ -299,7 +369,7 @@ def unfold_language(folder: Path, target: Path, language: WebLanguage) -> None:
         levels[:, part.first_row : part.first_row + len(whole)] = whole.T
         floats = data[part.scales.offset : part.scales.offset + 4 * rows].view(np.float32)
         floats[part.first_row : part.first_row + len(whole)] = scales
-    write_atomic(target, [data.data])
+    write_atomic(target, [data.tobytes()])
 
 
 def _unfolded(folder: Path, language: WebLanguage) -> Iterator[tuple[Unfolding, np.ndarray, np.ndarray]]:

@@ -68,8 +68,9 @@ def named_characters() -> dict[str, dict[str, str]]:
 
 def to_javascript(pattern: str) -> str:
     """A pattern of Python's as one of a browser's, flags u and y; what differs is written differently."""
-    pattern = re.sub(r"\(\?i:(.*?)\)(?=\(\?!\[A-Za-z\]\)$)", lambda match: f"(?:{_any_case(match.group(1))})", pattern)
-    return re.sub(r"\\([\"' #&~%])|(\\-)(?![^\[]*\])", lambda match: match.group(1) or "-", pattern.replace("(?P<", "(?<"))
+    pattern = re.sub(r"\(\?i:(.*?)\)(?=\(\?!\[A-Za-z\]\)$)", lambda match: f"(?:{_any_case(match[1])})", pattern)
+    needless = r"\\([\"' #&~%])|(\\-)(?![^\[]*\])"  # escapes that the flag u forbids
+    return re.sub(needless, lambda match: match[1] or "-", pattern.replace("(?P<", "(?<"))
 
 
 def _any_case(pattern: str) -> str:
