@@ -54,6 +54,9 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new export, or the one in the folder that MINICPM_O_TEST_WEB names."""
+    if made := os.environ.get("MINICPM_O_TEST_WEB"):
+        return Path(made)
     folder = tmp_path_factory.mktemp("web") / "nano"
     try:
         export_web(folder, progress=False)

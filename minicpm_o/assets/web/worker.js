@@ -50,7 +50,7 @@ async function ask({ messages, numBeams, maxTokens }, tell) {
   for (const { role, parts } of messages) {
     encoded.push({ role, parts: await Promise.all(parts.map((part) => perceive(part, tell))) });
   }
-  const draft = new Draft(nano.words, nano.tables).lay(encoded);
+  const draft = fitting(encoded);
   let firstWordMs = null;
   const reply = await nano.language.answer(draft, {
     numBeams: numBeams === "caption" ? nano.tables.beams.count : numBeams, maxTokens, isCancelled: () => cancelled,
@@ -62,6 +62,16 @@ async function ask({ messages, numBeams, maxTokens }, tell) {
   const { writeMs, ids } = reply;
   return { ...reply, text: reply.text.trim(), firstWordMs, tokensPerS: ids.length / (writeMs / 1000),
     ...memory(), totalMs: performance.now() - started };
+}
+
+// The prompt, without the oldest turns where it would leave an answer no room.
+function fitting(messages) {
+  const room = nano.tables.config.language.context_tokens - nano.tables.answer.max_tokens;
+  for (let first = 0; ; first += 2) {
+    const draft = new Draft(nano.words, nano.tables).lay(messages.slice(first));
+    if (draft.ids.length <= room) return draft;
+    if (first + 2 >= messages.length) throw new Error(`${draft.ids.length} > ${room} tokens`);
+  }
 }
 
 async function perceive(part, tell) {

@@ -15,6 +15,7 @@ import hashlib
 import importlib.resources
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +24,20 @@ from typing import Any
 from ...errors import OptionError
 from .. import parts as table
 from ..bundle import Bundle, describe_files
-from ..embeddings import FILE_NAME as EMBEDDINGS_FILE
 from ..gguf import GGUFFile
-from ..nano import NanoSettings, Recipe, Sources, build_bundle, load_connectors, lora_pairs
+from ..nano import (
+    NanoSettings,
+    Recipe,
+    Sources,
+    build_hearing_part,
+    build_vision_part,
+    lora_pairs,
+    open_sources,
+    write_words,
+)
 from ..progress import ProgressReport
 from ..pull import PartStore
-from ..storage import default_home, home_lock, replace_folder, work_folder, write_atomic, writing_to
+from ..storage import check_room, default_home, home_lock, replace_folder, write_atomic, writing_to
 from .language_graph import DATA_FILE, WebLanguage, build_web_language, unfold_language
 from .small import shrink
 from .tables import FILE_NAME as TABLES_FILE
@@ -39,7 +48,11 @@ FILES = "files.json"
 SETTINGS = NanoSettings(vision_bits=8, hearing_bits=8, recogniser_bits=8)
 """Of the graphs that are written as for Python; the language model's is another, see `language_graph`."""
 GRAPHS = ("vision", "hearing_encoder", "hearing_projector", "recogniser", "recogniser_cross")
-COPIED = (EMBEDDINGS_FILE, "vad.onnx", "tokenizer.json", "recogniser_tokenizer.json", "recogniser_config.json")
+COPIED = ("recogniser_tokenizer.json", "recogniser_config.json")
+CONTEXT_TOKENS = 2048
+"""Of a conversation; older turns are left out."""
+ROOM_BYTES = 700_000_000
+"""What is written on the way, at most."""
 PYTHON_ONLY = ("tokenizer.json", "recogniser_tokenizer.json", "recogniser_config.json", "bundle.json", "stamps.json")
 """Files of OUT/model that no browser asks for."""
 
@@ -63,20 +76,28 @@ def export_web(out: Path, *, home: Path | None = None, voice: bool = True, progr
     """
     home = home or default_home()
     check_target(out)
-    with ProgressReport(progress) as report, home_lock(home, report.say), writing_to(home):
-        store = PartStore(home, None, report)
-        with work_folder(home) as work:
-            folder = work / "web"
-            _write_model(folder / "model", store, work, voice=voice)
+    with ProgressReport(progress) as report, writing_to(out.parent):
+        with home_lock(home, report.say):
+            found = _parts(PartStore(home, None, report), voice=voice)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_room(out.parent, ROOM_BYTES)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+            folder = Path(work) / "new"
+            _write_model(folder / "model", found, Path(work) / "ordinary", report)
             report.begin("writing the page")
-            _write_runtime(folder / "ort", store.get(table.ONNXRUNTIME_WEB))
+            _write_runtime(folder / "ort", found[table.ONNXRUNTIME_WEB.name])
             _write_page(folder)
             files = _write_list(folder)
             report.finish()
-            out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(folder, work / "done")  # may be on another disk than `out`
-            _put(work / "done", out)
+            replace_folder(folder, out, Path(work) / "old")
     return WebExport(out, sum(files.values()) / 1e6, voice)
+
+
+def _parts(store: PartStore, *, voice: bool) -> dict[str, Mapping[str, Path]]:
+    """Files of all that goes into the folder."""
+    unused = (table.KOKORO.name, table.KOKORO_VOICES.name)
+    wanted = [part for part in Recipe().needed() if part.name not in unused]
+    return {part.name: store.get(part) for part in (*wanted, table.ONNXRUNTIME_WEB, *([table.PIPER] if voice else []))}
 
 
 def check_target(out: Path) -> None:
@@ -85,44 +106,43 @@ def check_target(out: Path) -> None:
         raise OptionError(f"{out} holds something that is no exported page; give a new or an empty folder")
 
 
-def _put(done: Path, out: Path) -> None:
-    """Beside `out` first, so that it changes in one step."""
-    beside = out.with_name(f".{out.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.move(done, beside)
-    aside = out.with_name(f".{out.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    replace_folder(beside, out, aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_model(folder: Path, store: PartStore, work: Path, *, voice: bool) -> None:
+def web_recipe() -> Recipe:
+    """Nano with a shorter context: its tables of angles are a part of what is fetched."""
     recipe = Recipe()
-    found: dict[str, Mapping[str, Path]] = {part.name: store.get(part) for part in recipe.needed()}
-    ordinary = work / "ordinary"
-    ordinary.mkdir()
-    build_bundle(ordinary, found, SETTINGS, recipe, store.report)
-    folder.mkdir(parents=True)
-    store.report.begin("making it small")
+    language = replace(recipe.config.language, context_tokens=CONTEXT_TOKENS)
+    return replace(recipe, config=replace(recipe.config, language=language))
+
+
+def _write_model(folder: Path, found: Mapping[str, Mapping[str, Path]], ordinary: Path, report: ProgressReport) -> None:
+    """ordinary: a folder for graphs as Python has them."""
+    recipe = web_recipe()
+    sources = open_sources(found, SETTINGS, recipe)
+    for place in (folder, ordinary):
+        place.mkdir(parents=True)
+    report.begin("building what sees and hears")
+    build_vision_part(ordinary, sources)
+    build_hearing_part(ordinary, sources)
     for name in GRAPHS:
         shrink(ordinary / f"{name}.onnx", folder / f"{name}.onnx")
     for name in COPIED:
         shutil.copyfile(ordinary / name, folder / name)
-    language = _write_language(folder, Sources(found, load_connectors(recipe.connectors_path()), recipe.words_path(),
-                                               recipe.config, SETTINGS))
-    spoken = export_voice(folder, store.get(table.PIPER), ordinary) if voice else None
-    shutil.rmtree(ordinary)
+    shutil.copyfile(sources.only("vad"), folder / "vad.onnx")
+    report.begin("building what thinks and speaks")
+    language = _write_language(folder, sources)
+    piper = found.get(table.PIPER.name)
+    spoken = export_voice(folder, piper, found[table.LEXICON.name]) if piper else None
     for name in ("tokenizer", "recogniser_tokenizer"):
         write_atomic(folder / f"{name}.small.json.gz", [gzip.compress(small_tokenizer(folder / f"{name}.json"),
                                                                        mtime=0)])
     write_atomic(folder / TABLES_FILE, [_json(tables(folder, recipe.config, language, spoken))])
     Bundle(folder, recipe.config.name, recipe.config, {"target": "web"}, describe_files(folder), {}).write()
-    store.report.finish()
+    report.finish()
 
 
 def _write_language(folder: Path, sources: Sources) -> WebLanguage:
-    weights = GGUFFile(sources.only("language")).tensors()
-    return build_web_language(weights, lora_pairs(sources.connectors), sources.config.language, folder)
+    file = GGUFFile(sources.only("language"))
+    write_words(folder, file, sources)
+    return build_web_language(file.tensors(), lora_pairs(sources.connectors), sources.config.language, folder)
 
 
 def _write_runtime(folder: Path, files: Mapping[str, Path]) -> None:

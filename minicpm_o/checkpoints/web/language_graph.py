@@ -308,8 +308,9 @@ def build_unfold(path: Path) -> None:
     """Write the graph that turns a part's 4 bits and change into 8 bits: whole (N, K) uint8 and row_scales (N,)."""
     graph = GraphBuilder("unfold")
     graph.input("levels", UINT8, ["rows", "blocks", BLOCK // 2])
-    for name, shape in (("scales", ["rows", "blocks", 1]), ("lows", ["rows", "blocks", 1]), ("a", ["rank", "columns"]),
-                        ("b", ["rows", "rank"])):
+    shapes: dict[str, Sequence[int | str]] = {"scales": ["rows", "blocks", 1], "lows": ["rows", "blocks", 1],
+                                              "a": ["rank", "columns"], "b": ["rows", "rank"]}
+    for name, shape in shapes.items():
         graph.input(name, FLOAT16, shape)
     graph.output("whole", UINT8, ["rows", "columns"])
     graph.output("row_scales", FLOAT, ["rows"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
-import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from ...rates import SPEECH_RATE_HZ
 from ...runtime.speech import clauses, english, kokoro, letters, level, morphology, numbers, piper, vocabulary
 from ...runtime.speech.reading import rule_patterns
+from ..lexicon import build_lexicon
 from ..nano import LEXICON_FILE
 from ..storage import write_atomic
 from .small import shrink
@@ -26,15 +26,15 @@ READING_FILE = "reading.json"
 VOICE_FILES = ("voice.onnx", "voice.onnx.data", LEXICON_FILE, letters.RULES_FILE, READING_FILE)
 
 
-def export_voice(folder: Path, files: Mapping[str, Path], ordinary: Path) -> dict[str, Any]:
+def export_voice(folder: Path, files: Mapping[str, Path], lists: Mapping[str, Path]) -> dict[str, Any]:
     """Write VOICE_FILES into `folder`; returns what config.json says of the voice.
 
-    files: of the part `piper`; ordinary: a bundle's folder, for the word list.
+    files: of the part `piper`; lists: of the part `lexicon`.
     """
     graph = next(path for name, path in files.items() if name.endswith(".onnx"))
     settings = json.loads(next(path for name, path in files.items() if name.endswith(".json")).read_text("utf-8"))
     shrink(graph, folder / "voice.onnx", bits=8)
-    shutil.copyfile(ordinary / LEXICON_FILE, folder / LEXICON_FILE)
+    build_lexicon(lists["us_gold.json"], lists["us_silver.json"], folder / LEXICON_FILE)
     rules = importlib.resources.files("minicpm_o.runtime.speech") / letters.RULES_FILE
     write_atomic(folder / letters.RULES_FILE, [rules.read_bytes()])
     write_atomic(folder / READING_FILE, [json.dumps(reading_tables(), ensure_ascii=False).encode()])
