@@ -46,13 +46,18 @@ async function isHere({ version, files }) {
   return Object.keys(files).every((name) => kept.has(new URL(name, location.href).href));
 }
 
+// Half of the logical processors: the other half are slower ones or share a core, and every step waits for the last.
+function threadsOf(processors) {
+  return Math.max(1, Math.min(MOST_THREADS, Math.floor(processors / 2)));
+}
+
 async function load() {
   const { version, files } = await list();
   const mb = megabytes(files);
   $("load").hidden = true;
   $("progress").hidden = false;
   nano = new Nano();
-  const threads = crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
+  const threads = crossOriginIsolated ? threadsOf(navigator.hardwareConcurrency || 1) : 1;
   try {
     started = await nano.call("load", { base: new URL(".", location.href).href, files, version, threads,
       device: settings.device }, {
