@@ -20,8 +20,8 @@ sys.path.insert(0, str(common.ROOT / "tests"))
 
 from web_page import WebPage, opened_offline
 
-from minicpm_o.checkpoints.web.export import export_web
 from minicpm_o.inputs.prompts import CAPTION
+from minicpm_o.web.export import export_web
 
 PHOTO, SPEECH = {"sample": "samples/photo.jpg"}, {"sample": "samples/speech.wav"}
 STORY = {"text": "Tell me about the sea."}

@@ -19,9 +19,9 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from minicpm_o import MiniCPMO
-from minicpm_o.checkpoints.web.export import export_web
 from minicpm_o.cli.serve import warm_up
 from minicpm_o.server.live_bench import serving
+from minicpm_o.web.export import export_web
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",

@@ -45,7 +45,7 @@ def export_model(model: str, out: Path | None, settings: ExportSettings, quiet: 
 def export_page(model: str, target: str, out: Path | None, *, speech: bool, quiet: bool, as_json: bool
                 ) -> dict[str, Any]:
     """Write nano's page and say how large it is. Raises OptionError or CheckpointError."""
-    from ..checkpoints.web.export import export_web
+    from ..web.export import export_web
 
     started = time.perf_counter()
     if target not in TARGETS:

@@ -17,12 +17,12 @@ from PIL import Image
 from web_page import CHROMIUM, WebPage, opened_offline
 
 from minicpm_o.api import MiniCPMO
-from minicpm_o.checkpoints.web.export import FILES, export_web, open_in_python
 from minicpm_o.errors import PartMissingError
 from minicpm_o.inputs.audio import load_audio, log_mel
 from minicpm_o.inputs.image import load_image, slice_image, to_pixels
 from minicpm_o.inputs.messages import AudioPart, ImagePart, Message, TextPart
 from minicpm_o.inputs.prompts import CAPTION, CAPTION_BEAMS
+from minicpm_o.web.export import FILES, export_web, open_in_python
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"),

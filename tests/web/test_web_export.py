@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from minicpm_o.checkpoints.web.export import check_target
-from minicpm_o.checkpoints.web.voice import reading_tables, to_javascript
 from minicpm_o.cli.app import run
 from minicpm_o.errors import OptionError
 from minicpm_o.runtime.speech.reading import rule_patterns
+from minicpm_o.web.export import check_target
+from minicpm_o.web.voice import reading_tables, to_javascript
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

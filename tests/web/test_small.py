@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from minicpm_o.checkpoints.graphs.builder import FLOAT, GraphBuilder
-from minicpm_o.checkpoints.web.small import shrink
+from minicpm_o.web.small import shrink
 
 X = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
 

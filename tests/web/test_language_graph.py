@@ -12,7 +12,9 @@ from safetensors.numpy import save_file
 
 from minicpm_o.checkpoints.embeddings import FILE_NAME as EMBEDDINGS
 from minicpm_o.checkpoints.embeddings import quantise_rows
-from minicpm_o.checkpoints.web.language_graph import (
+from minicpm_o.errors import CheckpointError
+from minicpm_o.model.config import LanguageConfig
+from minicpm_o.web.language_graph import (
     DATA_FILE,
     GPU_FILE,
     WebLanguage,
@@ -20,8 +22,6 @@ from minicpm_o.checkpoints.web.language_graph import (
     to_levels,
     unfold_language,
 )
-from minicpm_o.errors import CheckpointError
-from minicpm_o.model.config import LanguageConfig
 
 SHAPE = LanguageConfig(vocab_size=96, width=64, layers=1, heads=2, kv_heads=1, head_width=32, ffn=96, context_tokens=64)
 

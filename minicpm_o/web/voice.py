@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...rates import SPEECH_RATE_HZ
-from ...runtime.speech import clauses, english, kokoro, letters, level, morphology, numbers, piper, vocabulary
-from ...runtime.speech.reading import rule_patterns
-from ..lexicon import build_lexicon
-from ..nano import LEXICON_FILE
-from ..storage import write_atomic
+from ..checkpoints.lexicon import build_lexicon
+from ..checkpoints.nano import LEXICON_FILE
+from ..checkpoints.storage import write_atomic
+from ..rates import SPEECH_RATE_HZ
+from ..runtime.speech import clauses, english, kokoro, letters, level, morphology, numbers, piper, vocabulary
+from ..runtime.speech.reading import rule_patterns
 from .small import shrink
 
 READING_FILE = "reading.json"

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...inputs import prompts
-from ...inputs.image import MAX_PIXELS, MEAN, SHRINK_PIXELS, STD
-from ...inputs.processor import HEARD, HEARD_NOTHING
-from ...inputs.text import SPECIAL_STRINGS, Tokenizer
-from ...model.config import NanoConfig
-from ...runtime.beam import BeamConfig
-from ...runtime.parts import AnswerDefaults
-from ...runtime.transcribe import RecogniserConfig, Vocabulary
-from ...runtime.vad import DetectorConfig
+from ..inputs import prompts
+from ..inputs.image import MAX_PIXELS, MEAN, SHRINK_PIXELS, STD
+from ..inputs.processor import HEARD, HEARD_NOTHING
+from ..inputs.text import SPECIAL_STRINGS, Tokenizer
+from ..model.config import NanoConfig
+from ..runtime.beam import BeamConfig
+from ..runtime.parts import AnswerDefaults
+from ..runtime.transcribe import RecogniserConfig, Vocabulary
+from ..runtime.vad import DetectorConfig
 from .language_graph import WebLanguage
 
 FILE_NAME = "config.json"

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..graphs.builder import EXTERNAL_MIN_BYTES, DataFile
+from ..checkpoints.graphs.builder import EXTERNAL_MIN_BYTES, DataFile
 
 KEPT = ("cos_cache", "sin_cache")
 """Tables whose last bits count: angles of far positions."""

@@ -29,10 +29,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from ...errors import CheckpointError
-from ...model.config import LanguageConfig
-from ..embeddings import FILE_NAME as EMBEDDINGS_FILE
-from ..graphs.builder import (
+from ..checkpoints.embeddings import FILE_NAME as EMBEDDINGS_FILE
+from ..checkpoints.graphs.builder import (
     EXTERNAL_ALIGN_BYTES,
     FLOAT,
     MICROSOFT,
@@ -43,9 +41,11 @@ from ..graphs.builder import (
     pieces_of,
     to_blocks,
 )
-from ..graphs.language import FILE_NAME, answer, declare_inputs, decoder_layer, first_norm
-from ..safetensors_file import SafetensorsFile
-from ..storage import write_atomic
+from ..checkpoints.graphs.language import FILE_NAME, answer, declare_inputs, decoder_layer, first_norm
+from ..checkpoints.safetensors_file import SafetensorsFile
+from ..checkpoints.storage import write_atomic
+from ..errors import CheckpointError
+from ..model.config import LanguageConfig
 
 BLOCK = 32
 """Weights that share a scale and a lowest value, as in Q4_1."""

@@ -21,11 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import OptionError
-from .. import parts as table
-from ..bundle import Bundle, describe_files
-from ..gguf import GGUFFile
-from ..nano import (
+from ..checkpoints import parts as table
+from ..checkpoints.bundle import Bundle, describe_files
+from ..checkpoints.gguf import GGUFFile
+from ..checkpoints.nano import (
     NanoSettings,
     Recipe,
     Sources,
@@ -35,9 +34,10 @@ from ..nano import (
     open_sources,
     write_words,
 )
-from ..progress import ProgressReport
-from ..pull import PartStore
-from ..storage import check_room, default_home, home_lock, replace_folder, write_atomic, writing_to
+from ..checkpoints.progress import ProgressReport
+from ..checkpoints.pull import PartStore
+from ..checkpoints.storage import check_room, default_home, home_lock, replace_folder, write_atomic, writing_to
+from ..errors import OptionError
 from .language_graph import DATA_FILE, WebLanguage, build_web_language, unfold_language
 from .small import shrink
 from .tables import FILE_NAME as TABLES_FILE
