@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+# A Python that has llama-cpp-python: another one where what pip builds here does not run.
+LLAMA_PYTHON ?= $(BIN)/python
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
@@ -25,10 +27,15 @@ check: $(VENV)/.dev ## lint and types only
 train-smoke: $(VENV)/.dev ## all three training stages on a tiny model: falling losses, same seed, killed, two ranks
 	$(BIN)/python benchmarks/train_smoke.py
 
-bench: $(VENV)/.bench ## speed against llama.cpp, memory, sizes (builds llama.cpp: about 15 minutes on two cores)
-	$(BIN)/python benchmarks/language_vs_llamacpp.py
-	$(BIN)/python benchmarks/latency.py
+bench: $(VENV)/.bench ## speed against other packages, the memory's limit, waits, sizes; writes docs/performance.md
+	-$(BIN)/python benchmarks/language_vs_llamacpp.py --rounds 4 --llama-python $(LLAMA_PYTHON)
+	$(BIN)/python benchmarks/peers.py --llama-python $(LLAMA_PYTHON)
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/sound_peers.py
+	$(BIN)/python benchmarks/speculative.py
+	$(BIN)/python benchmarks/latency.py --rounds 3
 	$(BIN)/python benchmarks/footprint.py
+	$(BIN)/python benchmarks/performance_page.py
 
 docs: $(VENV)/.base ## the drawing and the numbers of the README files and the model card, from the reports
 	$(BIN)/python docs/draw.py
@@ -41,7 +48,8 @@ lock: ## pin the requirements anew (needs uv)
 		--constraints requirements/base.txt --overrides requirements/overrides.txt \
 		--output-file requirements/dev.txt
 	$(COMPILE) --group build --extra serve --constraints requirements/base.txt --output-file requirements/serve.txt
-	$(COMPILE) --extra bench --constraints requirements/base.txt --output-file requirements/bench.txt
+	$(COMPILE) --group torch-needs --extra bench --constraints requirements/dev.txt \
+		--overrides requirements/overrides.txt --output-file requirements/bench.txt
 	$(subst pyproject.toml,--group lmms --no-deps,$(COMPILE)) --constraints requirements/dev.txt \
 		--output-file requirements/lmms.txt
 
@@ -69,7 +77,8 @@ $(VENV)/.dev: requirements/dev.txt requirements/lmms.txt requirements/torch.txt 
 	@$(PIP) --require-hashes --no-deps -r requirements/lmms.txt
 	@touch $@
 
-$(VENV)/.bench: requirements/bench.txt $(VENV)/.base
-	@echo "building llama.cpp to compare with"
+$(VENV)/.bench: requirements/bench.txt requirements/torch.txt $(VENV)/.base
+	@echo "installing what to compare with; llama.cpp is built, about 15 minutes on two cores"
 	@$(PIP) --require-hashes -r requirements/bench.txt
+	@$(PIP) -r requirements/torch.txt
 	@touch $@

@@ -7,11 +7,14 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minicpm_o.checkpoints.parts import Part
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -82,3 +85,35 @@ def provenance(report: dict[str, Any]) -> str:
     where = report["machine"]
     return (f"{where['date']}, commit {where['commit'] or 'unknown'}, {where['cpu']}, {where['cores']} cores, "
             f"onnxruntime {where['onnxruntime']}; `{report['command']}`")
+
+
+def find_gguf() -> Path:
+    """The published file of nano's language part: installed, kept in the cache, or fetched now."""
+    from minicpm_o.checkpoints.parts import LANGUAGE
+
+    (path,) = find_part_files(LANGUAGE).values()
+    return path
+
+
+def find_part_files(part: Part) -> Mapping[str, Path]:
+    """The files of a part of nano, found or fetched."""
+    from minicpm_o.checkpoints.progress import ProgressReport
+    from minicpm_o.checkpoints.pull import PartStore
+    from minicpm_o.checkpoints.storage import default_home, home_lock
+
+    home = default_home()
+    with ProgressReport(True) as report:
+        store = PartStore(home, None, report)
+        if (here := store.find(part)) is not None:  # whole files only, so no other process need be waited for
+            return here
+        with home_lock(home, report.say):
+            return store.get(part)
+
+
+def last_words(text: str) -> str:
+    """The line of a fault that says what it is, without the folders of this machine."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    words = lines[-1].split() if lines else ["no", "word"]
+    plain = (word.strip("'\"():,") for word in words)
+    return " ".join(Path(bare).name if bare.startswith("/") else word
+                    for word, bare in zip(words, plain, strict=True))[:300]

@@ -22,6 +22,7 @@ from typing import Any
 
 import common
 
+RUN_COLUMNS = ("run", "peak MB", "load s", "first word s", "whole process s")
 SAMPLES = common.ROOT / "minicpm_o" / "assets" / "samples"
 
 
@@ -112,14 +113,18 @@ def measure(rounds: int) -> dict[str, Any]:
     }
 
 
+def run_rows(report: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What a run of each verb takes, under RUN_COLUMNS."""
+    return [(f"`{name}`", run["peak_rss_mb"], run["load_s"], run["ttft_s"] or "–", run["process_s"])
+            for name, run in report["runs"].items()]
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
-    rows = [(f"`{name}`", run["peak_rss_mb"], run["load_s"], run["ttft_s"] or "–", run["process_s"])
-            for name, run in report["runs"].items()]
     largest = sorted(report["bundle_bytes"].items(), key=lambda item: -item[1])[:12]
     packages = sorted(report["install_mb_by_package"].items(), key=lambda item: -item[1])[:8]
     return "\n\n".join([
-        common.table(("run", "peak MB", "load s", "first word s", "whole process s"), rows),
+        common.table(RUN_COLUMNS, run_rows(report)),
         f"nano on disk {report['bundle_mb']} MB:",
         common.table(("file", "MB"), [(name, round(size / 1e6, 1)) for name, size in largest]),
         f"Base install {report['install_mb']} MB, the largest packages:",

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     folder, course = Path(resolve(args.model)), race.course_of(args)
     bundle = Bundle.open(folder)
-    gguf = Path(args.gguf) if args.gguf else find_gguf()
+    gguf = Path(args.gguf) if args.gguf else common.find_gguf()
     entrants = {"nano": race.Entrant("ours", folder),
                 "llama.cpp Q4_1 (as published)": race.Entrant("llama", gguf, args.llama_python)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,19 +57,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         engines = race.run(entrants, course, bundle.config.language.vocab_size)
     return {"name": "language_vs_llamacpp", "command": "python benchmarks/language_vs_llamacpp.py",
             "machine": common.machine(), "settings": bundle.settings, **asdict(course), "engines": engines}
-
-
-def find_gguf() -> Path:
-    """The published file of the language part: installed, kept in the cache, or fetched now."""
-    from minicpm_o.checkpoints.parts import LANGUAGE
-    from minicpm_o.checkpoints.progress import ProgressReport
-    from minicpm_o.checkpoints.pull import PartStore
-    from minicpm_o.checkpoints.storage import default_home, home_lock
-
-    home = default_home()
-    with ProgressReport(True) as report, home_lock(home, report.say):
-        (path,) = PartStore(home, None, report).get(LANGUAGE).values()
-        return path
 
 
 def main() -> None:

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common
+import engines
 
 REST_S = 0.05
 """Pause after a measurement: the threads of the engine that has just worked stop spinning."""
@@ -57,90 +60,23 @@ class Course:
 class Entrant:
     """An engine, its weights, and the Python that has it."""
 
-    engine: Literal["ours", "llama"]
+    engine: str
+    """A key of `engines.SIDES`."""
     path: Path
     python: str = sys.executable
 
 
-class Side(Protocol):
-    """An engine under test."""
-
-    def prefill(self, ids: list[int]) -> int:
-        """Forget everything, read ids, return the likeliest next token."""
-        ...
-
-    def decode(self, token: int) -> int:
-        """Read one token, return the likeliest next one."""
-        ...
-
-
-class Ours:
-    """The language part of a bundle, by this package's engine."""
-
-    def __init__(self, path: str, threads: int, capacity: int) -> None:
-        from minicpm_o.checkpoints.bundle import Bundle
-        from minicpm_o.runtime.device import plan_device
-        from minicpm_o.runtime.engine import Engine
-
-        self.engine = Engine.from_bundle(Bundle.open(Path(path)), plan_device(threads=threads))
-        self.cache = self.engine.new_cache(capacity)
-
-    def prefill(self, ids: list[int]) -> int:
-        self.cache.truncate(0)
-        return int(self.engine.prefill(self.engine.embed(ids), self.cache).logits.argmax())
-
-    def decode(self, token: int) -> int:
-        return int(self.engine.decode(token, self.cache).logits.argmax())
-
-
-class LlamaCpp:
-    """llama.cpp through its C interface, so that no Python of its bindings is in the way."""
-
-    def __init__(self, path: str, threads: int, capacity: int) -> None:
-        import llama_cpp
-        import numpy as np
-
-        self.api, self.numpy = llama_cpp, np
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-        if not self.model:
-            raise RuntimeError(f"llama.cpp cannot load {path}")
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = capacity, 512, 512
-        params.n_threads = params.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
-        self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-
-    def prefill(self, ids: list[int]) -> int:
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
-        return self._run(ids)
-
-    def decode(self, token: int) -> int:
-        return self._run([token])
-
-    def _run(self, ids: list[int]) -> int:
-        tokens = (self.api.llama_token * len(ids))(*ids)
-        if self.api.llama_decode(self.context, self.api.llama_batch_get_one(tokens, len(ids))):
-            raise RuntimeError("llama_decode failed")
-        logits = self.api.llama_get_logits_ith(self.context, -1)
-        return int(self.numpy.ctypeslib.as_array(logits, shape=(self.vocab_size,)).argmax())
-
-
-def serve(side: Side) -> None:
-    """Worker: one JSON order a line on stdin, one JSON answer a line on the real stdout."""
-    print(json.dumps({"ready": True}), flush=True)
+def serve(make: Callable[[], Any], answer: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> None:
+    """The other end of a `Talk`: makes what is raced, says how long that took, then answers order after order."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # engines that print shall not answer
+    started = time.perf_counter()
+    side = make()
+    ready = {"load_s": time.perf_counter() - started, "version": metadata.version(side.distribution)}
+    print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
-        order = json.loads(line)
-        started = time.perf_counter()
-        token = side.prefill(order["ids"])
-        prefill_s = time.perf_counter() - started
-        tokens = [token]
-        started = time.perf_counter()
-        for _ in range(order["decode"]):
-            tokens.append(side.decode(tokens[-1]))
-        decode_s = time.perf_counter() - started
-        answer = {"prefill_s": prefill_s, "decode_s": decode_s, "tokens": tokens, "peak_rss_mb": peak_rss_mb()}
-        print(json.dumps(answer), flush=True)
+        found = answer(side, json.loads(line))
+        print(json.dumps({**found, "peak_rss_mb": peak_rss_mb()}), file=answers, flush=True)
 
 
 def peak_rss_mb() -> float:
@@ -154,21 +90,31 @@ def peak_rss_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-class Worker:
-    """A process that holds one engine."""
+class EngineError(SystemExit):
+    """An engine's process ended; it says why. Whoever does not expect it ends with it."""
 
-    def __init__(self, entrant: Entrant, course: Course) -> None:
-        command = [entrant.python, __file__, "--worker", entrant.engine, "--path", str(entrant.path),
-                   "--threads", str(course.threads), "--capacity", str(course.capacity)]
+    def __init__(self, text: str, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason or common.last_words(text)
+        """In one line, for a report."""
+
+
+class Talk:
+    """A process that answers a line of JSON with a line of JSON; the first line, unasked, says that it is ready.
+
+    Raises EngineError, with the end of what it complained of, when it ends too early.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
                                         text=True)
-        self._read()
+        self.ready = self._read()
 
-    def ask(self, ids: list[int], decode: int) -> dict[str, Any]:
-        """Prefill ids, then decode that many tokens."""
+    def order(self, **order: Any) -> dict[str, Any]:
+        """Give one order and wait for its answer."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"ids": ids, "decode": decode}) + "\n")
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         answer = self._read()
         time.sleep(REST_S)
@@ -178,21 +124,34 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(self._why())
+            raise self._fault()
         return dict(json.loads(line))
 
-    def _why(self) -> str:
+    def _fault(self) -> EngineError:
         """Why the process is no more."""
         if self.process.wait() == -signal.SIGILL:
-            return ILLEGAL_INSTRUCTION
+            return EngineError(ILLEGAL_INSTRUCTION, "it used an instruction that this processor announces and does not "
+                                                    "run; build it without")
         self.errors.seek(0)
-        return f"an engine ended with exit code {self.process.returncode}:\n{self.errors.read()[-2000:]}"
+        return EngineError(f"an engine ended with exit code {self.process.returncode}:\n{self.errors.read()[-2000:]}")
 
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
         self.errors.close()
+
+
+class Worker(Talk):
+    """A process that holds one language engine."""
+
+    def __init__(self, entrant: Entrant, course: Course) -> None:
+        super().__init__([entrant.python, __file__, "--worker", entrant.engine, "--path", str(entrant.path),
+                          "--threads", str(course.threads), "--capacity", str(course.capacity)])
+
+    def ask(self, ids: list[int], decode: int) -> dict[str, Any]:
+        """Prefill ids, then decode that many tokens."""
+        return self.order(ids=ids, decode=decode)
 
 
 def prompt_ids(length: int, vocab_size: int) -> list[int]:
@@ -266,12 +225,13 @@ def course_of(args: argparse.Namespace) -> Course:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", choices=["ours", "llama"], required=True)
-    parser.add_argument("--path", required=True, help="bundle or GGUF file")
+    parser.add_argument("--worker", choices=sorted(engines.SIDES), required=True)
+    parser.add_argument("--path", required=True, help="bundle, GGUF file or folder, as the engine reads")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--capacity", type=int, required=True, help="tokens that the cache must hold")
     args = parser.parse_args()
-    serve((Ours if args.worker == "ours" else LlamaCpp)(args.path, args.threads, args.capacity))
+    serve(lambda: engines.SIDES[args.worker](args.path, args.threads, args.capacity),
+          lambda side, order: asdict(side.lap(order["ids"], order["decode"])))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/random_gguf.py FILE --version 4.5
 
 Every matrix is Q4_0, the word table and the head too (llama.cpp's own tool would give the head more bits, and make the
-file slower). There is no tokenizer: llama.cpp then takes token ids alone. A tensor is made and written at a time.
+file slower). A tensor is made and written at a time.
 
 Source: the GGUF specification and block_q4_0 of the ggml project; names of tensors by the gguf package's table.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -60,8 +61,9 @@ def random_vector(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -
     return rng.normal(mean, 0.02, shape).astype(np.float32)
 
 
-def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig) -> None:
-    """What llama.cpp must know of the model."""
+def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig,
+                 file_type: gguf.LlamaFileType = gguf.LlamaFileType.MOSTLY_Q4_0) -> None:
+    """What llama.cpp must know of the model, but for its words."""
     writer.add_context_length(config.context_tokens)
     writer.add_embedding_length(config.width)
     writer.add_block_count(config.layers)
@@ -72,17 +74,23 @@ def add_metadata(writer: gguf.GGUFWriter, config: LanguageConfig) -> None:
     writer.add_value_length(config.head_width)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
 
 
-def write_random_gguf(path: Path, config: OfficialConfig, seed: int = 0) -> None:
-    """Write the file; memory holds the largest tensor once."""
+def no_words(writer: gguf.GGUFWriter) -> None:
+    """No tokenizer: llama.cpp then takes token ids alone."""
+    writer.add_tokenizer_model("none")
+
+
+def write_random_gguf(path: Path, config: OfficialConfig, seed: int = 0,
+                      add_words: Callable[[gguf.GGUFWriter], None] = no_words) -> None:
+    """Write the file; memory holds the largest tensor once. add_words: writes a tokenizer."""
     tensors = language_tensors(config)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.language.kind]])
     add_metadata(writer, config.language)
+    add_words(writer)
     for name, shape in tensors.items():
         if len(shape) == 2:
             num_bytes = math.prod(shape) // BLOCK * BLOCK_BYTES

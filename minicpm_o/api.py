@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .runtime.constrain import Constraint
     from .runtime.device import DevicePlan
     from .runtime.engine import Step
+    from .runtime.live.opening import AnySession
+    from .runtime.live.session import LiveConfig, SessionEvent
     from .runtime.official_parts import OfficialParts
     from .runtime.speech import Speech, Voice
     from .runtime.transcribe import Transcript
@@ -164,6 +166,9 @@ class MiniCPMO:
     def _begin(self, parts: ModelParts, voice: str | None) -> None:
         self.parts: Any = parts
         self.voice = voice
+        self.speculate = True
+        """Whether several tokens of an answer are read in one run where some can be guessed (`runtime.speculate`): the
+        same answer, sooner. May be set at any time; off saves the guesses' few megabytes. torch has no such runs."""
         self._lock = threading.RLock()
         self._pool = Pool()
         self._running: set[threading.Event] = set()
@@ -399,7 +404,7 @@ class MiniCPMO:
                 with self._lock:
                     self.parts.check_voice(_voice_of(call))
             with self._read(inputs, call.cancel) as (conversation, step, num_cached):
-                end = yield from self._generate(conversation, step, call, watch)
+                end = yield from self._generate(conversation, step, inputs.ids.tolist(), call, watch)
                 usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
                 speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
             timing = watch.timing(self.parts.load_s - loaded_s)
@@ -434,11 +439,11 @@ class MiniCPMO:
                                             seed=call.sampling.seed, ref_audio=_voice_of(call))
             return speech if len(speech.waveform) else None
 
-    def _generate(self, conversation: Conversation, step: Step | None, call: _Call,
+    def _generate(self, conversation: Conversation, step: Step | None, prompt_ids: Sequence[int], call: _Call,
                   watch: Stopwatch) -> Generator[TextDelta, None, GenerationEnd]:
         """The answer's words."""
         end = GenerationEnd("cancelled", (), "")
-        for event in self._locked(self._events(conversation, step, call)):
+        for event in self._locked(self._events(conversation, step, prompt_ids, call)):
             if isinstance(event, GenerationEnd):
                 end = event
                 continue
@@ -449,7 +454,7 @@ class MiniCPMO:
             yield event
         return end
 
-    def _events(self, conversation: Conversation, step: Step | None,
+    def _events(self, conversation: Conversation, step: Step | None, prompt_ids: Sequence[int],
                 call: _Call) -> Iterator[TextDelta | GenerationEnd]:
         from .runtime.generate import generate
 
@@ -462,8 +467,18 @@ class MiniCPMO:
         }
         if call.beams.num_beams > 1:
             return search(parts.engine, conversation.cache, step, parts.tokenizer, call.beams, **more)
-        return generate(parts.engine, conversation.cache, step, parts.tokenizer, sampling=call.sampling,
+        engine = self._speculating(step, prompt_ids, call) if self.speculate else parts.engine
+        return generate(engine, conversation.cache, step, parts.tokenizer, sampling=call.sampling,
                         constraint=call.constraint, **more)
+
+    def _speculating(self, step: Step, prompt_ids: Sequence[int], call: _Call) -> Any:
+        """The engine, or what reads ahead for it where it can check what was read."""
+        from .runtime.speculate import speculator
+
+        parts = self.parts
+        if getattr(parts.engine, "is_exact", False) is False:
+            return parts.engine
+        return speculator(parts.engine, parts.drafters(), prompt_ids, step, call.max_tokens)
 
     def _locked(self, events: Iterator[EventT]) -> Iterator[EventT]:
         """Each step under the lock, so that answers of several threads take turns; not where they may go together."""
@@ -619,6 +634,23 @@ class MiniCPMO:
 
         known = {voice.name for voice in self.voices()}
         return next((name for name in QUICK if name in known), None) if not is_chinese(text) else None
+
+    @property
+    def has_live(self) -> bool:
+        """Whether `live_session` can be had."""
+        from .runtime.live.opening import can_be_live
+
+        return can_be_live(self)
+
+    def live_session(self, told: str, config: LiveConfig | None = None) -> tuple[AnySession, list[SessionEvent]]:
+        """A session that was told something, perhaps what to watch for, and the work of answering that.
+
+        Its caller feeds it sound and pictures and runs its work, see `runtime.live.session`. Raises OptionError for
+        models that have none."""
+        from .runtime.live.opening import open_told
+        from .runtime.live.session import LiveConfig
+
+        return open_told(self, told, config or LiveConfig())
 
     def voices(self) -> list[Voice]:
         """Voices that `speak` knows on this machine by name; an official checkpoint has none, it clones them."""

@@ -544,6 +544,19 @@ def test_eval_local_json(stub: StubModel, scored: Report, tmp_path: Path, capsys
     assert "report.json" in capsys.readouterr().err
 
 
+def test_eval_all_asks_as_it_is_told(stub: StubModel, scored: Report, tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    how: list[dict[str, Any]] = []
+    monkeypatch.setattr(evaluate, "run_local", lambda model, data, **options: how.append(options) or scored)
+    command = ["eval", "all", "--data", str(tmp_path), "--report", str(tmp_path / "out")]
+    assert run([*command, "--batch", "3", "--temperature", "0.5", "--seed", "7"]) == 0
+    assert (how[0]["decoding"].temperature, how[0]["decoding"].seed) == (0.5, 7) and how[0]["spread"] is not None
+    assert (tmp_path / "out" / "card.html").is_file()
+    assert run(command) == 0 and how[1]["spread"] is None and how[1]["decoding"].seed is None
+    assert run([*command, "--batch", "2", "--ray", "2"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
 def test_eval_local_of_an_empty_folder(stub: StubModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "local", "--data", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -15,7 +15,7 @@ from minicpm_o import ImagePart, Message, MiniCPMO, TextPart
 from minicpm_o.errors import CheckpointError, ContextFullError, ImageError, MessageError, OptionError
 from minicpm_o.runtime.conversation import embed, prompt_keys
 from minicpm_o.runtime.engine import Step
-from minicpm_o.runtime.losses import TextLoss, token_losses
+from minicpm_o.runtime.losses import RUN_TOKENS, TextLoss, token_losses
 
 CHOICES = ["A coffee cup on a table", "Two dogs in the snow", "A red bus", "cup"]
 
@@ -96,6 +96,16 @@ def test_the_prompt_is_read_once_and_kept_for_chat(model: MiniCPMO, samples: Pat
     reply = model.chat(question(samples), max_tokens=4)
     assert reply.usage.cached >= reply.usage.prompt - 2, "chat read the prompt again"
     assert model.losses(question(samples), CHOICES) == before
+
+
+def test_a_text_is_read_in_few_runs(model: MiniCPMO, monkeypatch: Any) -> None:
+    engine, runs = type(model.parts.engine), []
+    verify = engine.verify
+    monkeypatch.setattr(engine, "verify",
+                        lambda self, ids, cache: runs.append(len(ids)) or verify(self, ids, cache))
+    words = "The sea is a large body of salt water that covers most of the earth. " * 4
+    (found,) = model.losses("What is the sea?", [words])
+    assert sum(runs) == found.num_tokens - 1 and len(runs) <= 1 + found.num_tokens // RUN_TOKENS
 
 
 def test_a_prompt_without_its_picture_has_other_losses(model: MiniCPMO, samples: Path) -> None:

@@ -436,6 +436,9 @@ def evaluate_all(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", show_default=False, help=(
         'Only this task, or a whole set with a "/" at the end; may be given again.'))] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions that are asked at a time.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest words.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws, where the temperature is not 0.")] = 0,
     ray: Annotated[int, typer.Option("--ray", min=0, help="So many workers of a Ray cluster do the asking.")] = 0,
     url: Annotated[str | None, typer.Option("--url", show_default=False, help=(
         "Ask --model behind this OpenAI-compatible URL, such as http://host/v1."))] = None,
@@ -444,29 +447,33 @@ def evaluate_all(
     threads: ThreadsOption = None,
 ) -> Result:
     """Score the model on a folder and write a report card; started again, it goes on where it stopped."""
-    from .evaluate import asked_model
+    from .evaluate import Asked, asked_model
     from .evaluate import evaluate_all as run
 
-    return run(data, report, open_asked=asked_model(model, url, key), threads=threads, blind=blind, limit=limit,
-               tasks=task or None, workers=ray)
+    asked = Asked(asked_model(model, url, key), threads, batch, ray)
+    return run(data, report, asked, blind=blind, limit=limit, tasks=task or None, temperature=temperature, seed=seed)
 
 
 @evaluate.command("judge")
 def evaluate_judge(
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report with answers to LLaVA-Bench.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds llava-bench-in-the-wild/.",
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report with answers to LLaVA-Bench or "
+                                                                       "VoiceBench.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that the report was made from.",
                                        show_default=False)],
     url: Annotated[str, typer.Option("--judge-url", help="OpenAI-compatible, such as http://host/v1.",
                                      show_default=False)],
     model: Annotated[str, typer.Option("--judge-model", help="Name of the judge.", show_default=False)],
     key: Annotated[str, typer.Option("--judge-key", envvar="OPENAI_API_KEY", show_default=False, help="Its key.")] = "",
+    prompt: Annotated[list[Path] | None, typer.Option("--judge-prompt", show_default=False, help=(
+        "A file with other words for the judge of VoiceBench, with {prompt} and {response}; the one for sd-qa has "
+        "{reference} too. May be given again."))] = None,
     as_json: JsonOption = False,
 ) -> Result:
-    """Have answers to LLaVA-Bench graded by a judge; run again, it goes on where it stopped."""
+    """Have answers to LLaVA-Bench and VoiceBench graded by a judge; run again, it goes on where it stopped."""
     from ..evaluation.endpoint import Endpoint
     from .evaluate import judge_report
 
-    return judge_report(report, data, Endpoint(url, model, key, role="judge"), as_json=as_json)
+    return judge_report(report, data, Endpoint(url, model, key, role="judge"), prompt or [], as_json=as_json)
 
 
 @evaluate.command("compare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 from ..api import MiniCPMO
 from ..errors import DiskFullError, OptionError
 from ..evaluation.answers import answers_path
+from ..evaluation.asking import Decoding
 from ..evaluation.endpoint import Endpoint
-from ..evaluation.local import run_local
+from ..evaluation.local import Spread, run_local
 from ..evaluation.protocol import EvaluatedModel
 from ..evaluation.report import Report
 from .output import say
 
 REPORT = "report.json"
+
 
 def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool, limit: int | None,
                     json_path: Path | None) -> dict[str, Any]:
@@ -35,19 +38,38 @@ def evaluate_folder(data: Path, *, model: str, threads: int | None, blind: bool,
     return report.to_dict()
 
 
-def evaluate_all(data: Path, out: Path, *, open_asked: Callable[[int | None], EvaluatedModel], threads: int | None,
-                 blind: bool, limit: int | None, tasks: list[str] | None, workers: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked, and how many questions at a time."""
+
+    open: Callable[[int | None], EvaluatedModel]
+    threads: int | None = None
+    batch: int = 1
+    workers: int = 0
+
+    def spread(self, data: Path) -> Spread | None:
+        """How questions are spread; None one by one. Raises OptionError for two ways at once."""
+        if self.workers and self.batch > 1:
+            raise OptionError(f"--ray {self.workers} and --batch {self.batch} are two ways to ask several questions at "
+                              f"a time; give one of them")
+        if self.workers:
+            from ..evaluation.cluster import Workers, over_ray
+
+            cpus = max(1, (self.threads or (os.cpu_count() or 1)) // self.workers)
+            return over_ray(partial(self.open, cpus), data, Workers(self.workers, cpus))
+        from ..evaluation.together import in_threads
+
+        return in_threads(self.batch) if self.batch > 1 else None
+
+
+def evaluate_all(data: Path, out: Path, asked: Asked, *, blind: bool, limit: int | None, tasks: list[str] | None,
+                 temperature: float, seed: int) -> dict[str, Any]:
     """Score, print the table and write the report card into the folder `out`."""
     from ..evaluation.card import write_card
 
     out.mkdir(parents=True, exist_ok=True)
-    spread = None
-    if workers:
-        from ..evaluation.cluster import Workers, over_ray
-
-        cpus = max(1, (threads or (os.cpu_count() or 1)) // workers)
-        spread = over_ray(partial(open_asked, cpus), data, Workers(workers, cpus))
-    report = _report(open_asked(threads), data, out / REPORT, blind=blind, limit=limit, tasks=tasks, spread=spread)
+    report = _report(asked.open(asked.threads), data, out / REPORT, blind=blind, limit=limit, tasks=tasks,
+                     spread=asked.spread(data), decoding=Decoding(temperature, seed if temperature else None))
     _print_table(report.to_table())
     for path in (out / REPORT, *write_card(report, out)):
         say(str(path))
@@ -66,11 +88,13 @@ def compare_reports(first: Path, second: Path, *, as_json: bool) -> dict[str, An
     return found.to_dict()
 
 
-def judge_report(report: Path, data: Path, endpoint: Endpoint, *, as_json: bool) -> dict[str, Any]:
-    """Have the answers to LLaVA-Bench graded and print the scores."""
-    from ..evaluation.judged import grade
+def judge_report(report: Path, data: Path, endpoint: Endpoint, prompts: list[Path], *, as_json: bool
+                 ) -> dict[str, Any]:
+    """Have the answers to LLaVA-Bench and VoiceBench graded and print the scores."""
+    from ..evaluation.judged import grade_report
+    from ..evaluation.judged.prompts import read_prompts
 
-    found = grade(report, data, endpoint)
+    found = grade_report(report, data, endpoint, read_prompts(prompts))
     for line in () if as_json else json.dumps(found, ensure_ascii=False, indent=1).splitlines():
         say(line)
     return found

@@ -37,6 +37,8 @@ class Answer:
     error: str | None = None
     """Why the medium could not be read; the item is then left out of the scores."""
     judged: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What was measured while it came: seconds to the first word, words a second; of speech its quality."""
 
     @property
     def key(self) -> Key:
@@ -129,6 +131,20 @@ def write_atomically(path: Path, text: str) -> None:
         raise disk_error(error, path) from error
     finally:
         half.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Write a line under those of a text file, on disk at once; one that was cut short is ended first. Raises
+    DiskFullError where the disk is full."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read() in (b"\n", b"\r") else b"\n")
+            file.write(line.encode("utf-8") + b"\n")
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def disk_error(error: OSError, path: Path | None) -> Exception:

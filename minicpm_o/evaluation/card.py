@@ -32,7 +32,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child, th:nth-child(3), td:nth-child(3) { text-align: left; }
+th:first-child, td:first-child, .scores th:nth-child(3), .scores td:nth-child(3),
+.words td, .words th { text-align: left; }
 img { max-width: 100%; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } td, th { border-color: #333; }
@@ -59,18 +60,23 @@ def write_card(report: Report, folder: Path) -> tuple[Path, ...]:
 def to_html(report: Report, plots: Sequence[str]) -> str:
     """The card as a page that needs nothing but the plots beside it."""
     title = html.escape(f"{report.model}: report card")
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in CELL_COLUMNS)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells(line))}</tr>"
-                   for line in report.tasks)
+    more = "".join(f"<h2>{html.escape(name)}</h2>{_table(columns, rows, 'words' if len(columns) == 2 else '')}"
+                   for name, columns, rows in report.more_tables())
     pictures = "".join(f'<p><img src="{name}" alt="{name.removesuffix(".svg")}"></p>' for name in plots)
     bad = [f"bad row: {row.place}: {row.reason}" for row in report.bad_rows]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*bad, *report.notes))
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta name="viewport" content="width=device-width">'
             f"<style>{STYLE}</style></head><body><h1>{title}</h1>"
-            f"{pictures}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            f"{pictures}{_table(CELL_COLUMNS, [cells(line) for line in report.tasks], 'scores')}{more}"
             f"<h2>How each was scored</h2><dl>{_rules(report.tasks)}</dl>"
             f"<h2>Run</h2><dl>{_settings(report.settings)}</dl><h2>Notes</h2><ul>{notes}</ul></body></html>\n")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _rules(lines: Sequence[TaskLine]) -> str:

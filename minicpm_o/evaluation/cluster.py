@@ -13,7 +13,7 @@ from typing import Any
 
 from minicpm_o.errors import MissingExtraError, OptionError
 from minicpm_o.evaluation.answers import Answer, Key, answer_from
-from minicpm_o.evaluation.local import answer_key
+from minicpm_o.evaluation.asking import Asker, Decoding
 from minicpm_o.evaluation.protocol import EvaluatedModel
 from minicpm_o.evaluation.tasks import load_tasks
 
@@ -37,30 +37,26 @@ class Workers:
 class Worker:
     """One copy of the model and of the questions."""
 
-    def __init__(self, open_model: Callable[[], EvaluatedModel], folder: Path) -> None:
-        self.model = open_model()
-        self.folder = folder
-        self.tasks = {task.name: task for task in load_tasks(folder).tasks}
+    def __init__(self, open_model: Callable[[], EvaluatedModel], folder: Path, decoding: Decoding) -> None:
+        self.ask = Asker.of(open_model(), load_tasks(folder).tasks, folder, decoding)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Columns task, id, blind to a column of answers."""
         keys = zip(batch["task"], batch["id"], batch["blind"], strict=True)
-        answers = [answer_key(self.model, self.tasks, (str(task), str(item), bool(blind)), self.folder)
-                   for task, item, blind in keys]
-        return {"answer": [asdict(answer) for answer in answers]}
+        return {"answer": [asdict(self.ask((str(task), str(item), bool(blind)))) for task, item, blind in keys]}
 
 
 def over_ray(open_model: Callable[[], EvaluatedModel], folder: Path, workers: Workers
-             ) -> Callable[[Sequence[Key]], Iterator[Answer]]:
+             ) -> Callable[[Asker, Sequence[Key]], Iterator[Answer]]:
     """What `run_local(spread=...)` takes. open_model: opens the model in a worker. Uses the cluster that RAY_ADDRESS
     names, else starts one here. Raises MissingExtraError without Ray."""
 
-    def spread(keys: Sequence[Key]) -> Iterator[Answer]:
+    def spread(asker: Asker, keys: Sequence[Key]) -> Iterator[Answer]:
         ray = _started()
         rows = [{"task": task, "id": item, "blind": blind} for task, item, blind in keys]
         asked = ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // BATCH)).map_batches(
             Worker, batch_size=BATCH, concurrency=workers.count, num_cpus=workers.cpus, num_gpus=workers.gpus,
-            fn_constructor_kwargs={"open_model": open_model, "folder": folder.absolute()})
+            fn_constructor_kwargs={"open_model": open_model, "folder": folder.absolute(), "decoding": asker.decoding})
         for row in asked.iter_rows():
             yield answer_from(row["answer"])
 

@@ -25,6 +25,9 @@ MAX_PAUSE_SECONDS = 60.0
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that pass by themselves; the others mean that the request itself is wrong."""
 SOUND_FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
+SOUND_BEGINNINGS = {b"RIFF": ".wav", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\xff\xf3": ".mp3", b"fLaC": ".flac",
+                    b"OggS": ".ogg"}
+"""First bytes of a sound file -> its ending."""
 
 
 class _Failed(Exception):
@@ -63,10 +66,11 @@ class Endpoint:
         if not (self.api_key.isascii() and self.api_key.isprintable()):
             raise InputError(f"the {self.role}'s api_key holds a line end or other signs that no key has; copy it")
 
-    def __call__(self, messages: Sequence[Mapping[str, Any]], *, temperature: float, max_tokens: int) -> str:
-        """The model's reply. Raises EndpointError after the last try."""
+    def __call__(self, messages: Sequence[Mapping[str, Any]], *, temperature: float, max_tokens: int,
+                 **more: Any) -> str:
+        """The model's reply; more: further fields of the request. Raises EndpointError after the last try."""
         body = {"model": self.model, "messages": [dict(message) for message in messages],
-                "temperature": temperature, "max_tokens": max_tokens}
+                "temperature": temperature, "max_tokens": max_tokens, **more}
         failures: list[_Failed] = []
         while not failures or (failures[-1].retry and len(failures) < self.tries):
             if failures:
@@ -150,10 +154,11 @@ class EndpointModel:
         return f"{self.endpoint.model} at {self.endpoint.base_url}"
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int = 256, temperature: float = 0.0,
-             transcript: bool = True, num_beams: int = 1) -> str:
+             transcript: bool = True, num_beams: int = 1, seed: int | None = None) -> str:
         """The answer; media go along in the request. transcript and num_beams mean nothing to a stranger."""
         told = [{**message, "content": [_part(part) for part in message["content"]]} for message in messages]
-        return self.endpoint(told, temperature=temperature, max_tokens=max_tokens)
+        drawn = {} if seed is None else {"seed": seed}
+        return self.endpoint(told, temperature=temperature, max_tokens=max_tokens, **drawn)
 
     def transcribe(self, source: Any, *, own_ears: bool = False) -> str:
         """The words of a sound, asked for in a chat."""
@@ -178,9 +183,9 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content_of(source: Any) -> tuple[bytes, str]:
-    """The bytes of a medium and the ending of its file."""
+    """The bytes of a medium and the ending of its file; of bytes alone by how they begin."""
     if isinstance(source, bytes):
-        return source, ""
+        return source, next((suffix for start, suffix in SOUND_BEGINNINGS.items() if source.startswith(start)), "")
     path = Path(source)
     try:
         return path.read_bytes(), path.suffix.lower()

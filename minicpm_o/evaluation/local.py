@@ -1,14 +1,14 @@
-"""Local data folder + model -> report. The only file that asks the model anything.
+"""Local data folder + model -> report.
 
-The blind run asks the same question with the picture or sound taken out of the prompt; `transcribe`, which has no
-prompt, hears silence instead. Answers are greedy, so a blind question is put once however many items share it.
+The same question gets the same answer (likeliest words, or draws from one seed), so a blind question is put once
+however many items share it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minicpm_o.errors import AudioError, ContextFullError, ImageError, InputError, OptionError, VideoError
+from minicpm_o.errors import InputError, OptionError
 from minicpm_o.evaluation.answers import Answer, AnswerStore, Key, answers_path
-from minicpm_o.evaluation.clips import silence
-from minicpm_o.evaluation.protocol import EvaluatedModel, HasFingerprint, HasName, Ranks, text_of
+from minicpm_o.evaluation.asking import Asker, Decoding, unable
+from minicpm_o.evaluation.protocol import EvaluatedModel, HasFingerprint, HasName
 from minicpm_o.evaluation.report import Report, TaskLine
 from minicpm_o.evaluation.rows import BadRow
 from minicpm_o.evaluation.scoring import Scores
@@ -29,10 +29,10 @@ from minicpm_o.inputs.prompts import CAPTION_BEAMS, all_prompts
 Progress = Callable[[str, int, int], None]
 """Called with (task name, answers so far, answers in all); the name ends in " (blind)" in the blind run."""
 
-Spread = Callable[[Sequence[Key]], Iterator[Answer]]
-"""Answers questions somewhere else, in any order."""
+Spread = Callable[[Asker, Sequence[Key]], Iterator[Answer]]
+"""Answers questions in any order: here several at a time, or somewhere else with the asker's decoding."""
 
-SCORERS_VERSION = 1
+SCORERS_VERSION = 3
 """Goes up when a scorer or the choice of items changes, so that reports of both are not compared."""
 
 
@@ -46,6 +46,7 @@ def run_local(
     progress: Progress | bool | None = None,
     tasks: Sequence[str] | None = None,
     spread: Spread | None = None,
+    decoding: Decoding | None = None,
 ) -> Report:
     """Ask a model all questions of a data folder and score the answers.
 
@@ -53,25 +54,28 @@ def run_local(
     pictures where questions share one). report_path: the JSON goes there and every raw answer, as it comes, to
     `<stem>.answers.jsonl` beside it; the same run started again goes on where it stopped. progress: True for a bar on
     stderr, or a function. tasks: only tasks of these names (a name ending in "/" takes the whole set). spread: gets the
-    questions that are still open and answers them elsewhere (`cluster.over_ray`); the model then only gives its name.
+    questions that are still open and answers them several at a time (`together.in_threads`) or elsewhere
+    (`cluster.over_ray`; the model then only gives its name). decoding: by default the likeliest words.
     Raises InputError where the folder holds nothing known, OptionError for a bad limit or an unknown task."""
     folder = Path(data_dir)
     found = load_tasks(folder)
-    able, unable = _able(model, found.tasks)
-    chosen = [_limited(task, limit) for task in _chosen(able, tasks)]
+    able, left_out = _able(model, found.tasks)
+    chosen = [_limited(task, limit) for task in _chosen(able, tasks, found.bad_rows)]
     path = None if report_path is None else Path(report_path)
-    settings = _settings(model, folder, found, blind=blind, limit=limit)
+    decoding = decoding or Decoding()
+    settings = _settings(model, folder, found, decoding, blind=blind, limit=limit)
+    asker = Asker.of(model, chosen, folder, decoding)
     store = AnswerStore(None if path is None else answers_path(path), _run_id(model, settings))
     try:
         with _progress(progress) as show:
             if spread is not None:
-                _gather(spread, open_questions(chosen, store, blind=blind), store, show)
-            runs = [_run_task(model, task, store, folder, blind=blind, show=show) for task in chosen]
+                _gather(spread, asker, open_questions(chosen, store, blind=blind), store, show)
+            runs = [_run_task(asker, task, store, blind=blind, show=show) for task in chosen]
     finally:
         store.close()
     lines = tuple(run.line for run in runs if run.line is not None)
     bad = (*found.bad_rows, *(bad for run in runs for bad in run.bad))
-    notes = (*found.notes, *unable, *(note for task in chosen for note in _task_notes(task)), *_store_notes(store))
+    notes = (*found.notes, *left_out, *(note for task in chosen for note in _task_notes(task)), *_store_notes(store))
     report = Report(model_name(model), settings, lines, _distinct(bad), notes)
     if path is not None:
         report.write(path)
@@ -89,18 +93,15 @@ def model_name(model: EvaluatedModel) -> str:
 def _able(model: EvaluatedModel, tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
     """The tasks that a model can do, and a note for each of the others."""
     able, notes = list[Task](), list[str]()
-    has_two_ears = getattr(model, "has_recogniser", True)
     for task in tasks:
-        if task.verb == "rank" and not isinstance(model, Ranks):
-            notes.append(f"{task.name}: left out, {model_name(model)} does not tell how likely an answer is")
-        elif not task.transcript and not has_two_ears:
-            notes.append(f"{task.name}: left out, {model_name(model)} has no recogniser to be kept from")
+        if (why := unable(model, task, model_name(model))) is not None:
+            notes.append(f"{task.name}: left out, {why}")
         else:
             able.append(task)
     return able, notes
 
 
-def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
+def _chosen(tasks: Sequence[Task], names: Sequence[str] | None, broken: Sequence[BadRow]) -> list[Task]:
     if names is None:
         return list(tasks)
     known = [task.name for task in tasks]
@@ -108,7 +109,9 @@ def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
         if not any(_names(name, task) for task in known):
             benchmark = name.split("/")[0]
             if benchmark in PUBLISHED:
-                raise InputError(f"the data folder does not hold {benchmark}. {PUBLISHED[benchmark]}")
+                told = ", ".join(dict.fromkeys(bad.file for bad in broken))
+                why = f" What cannot be used: {told}; a run of other tasks says why." if told else ""
+                raise InputError(f"the data folder does not hold {name}.{why} {PUBLISHED[benchmark]}")
             raise OptionError(f"no task {name!r} in this data; there are {', '.join(known)}")
     return [task for task in tasks if any(_names(name, task.name) for name in names)]
 
@@ -135,35 +138,22 @@ def _limited(task: Task, limit: int | None) -> Task:
     return replace(task, items=tuple(item for item in task.items if item.id in kept))
 
 
-# --- asking elsewhere -------------------------------------------------------------------------------------------
+# --- asking -----------------------------------------------------------------------------------------------------
 
 
 def open_questions(tasks: Sequence[Task], store: AnswerStore, *, blind: bool) -> list[Key]:
     """What is not answered yet; of blind questions in the same words the first."""
     keys = [(task.name, item.id, False) for task in tasks for item in task.items]
     for task in tasks if blind else ():
-        first = {item.question: item.id for item in reversed(task.items)} if task.has_blind else {}
+        first = {task.blind_question(item): item.id for item in reversed(task.items)} if task.has_blind else {}
         keys += [(task.name, item_id, True) for item_id in first.values()]
     return [key for key in keys if store.get(key) is None]
 
 
-def answer_key(model: EvaluatedModel, tasks: Mapping[str, Task], key: Key, folder: Path) -> Answer:
-    """The answer to one open question."""
-    name, item_id, blind = key
-    task = tasks[name]
-    item = next(item for item in task.items if item.id == item_id)
-    if not blind:
-        return _ask_seeing(model, task, item, folder)
-    return _answer_blind(model, task, item, {})
-
-
-def _gather(spread: Spread, keys: Sequence[Key], store: AnswerStore, show: Progress) -> None:
-    for done, answer in enumerate(spread(keys) if keys else (), start=1):
+def _gather(spread: Spread, asker: Asker, keys: Sequence[Key], store: AnswerStore, show: Progress) -> None:
+    for done, answer in enumerate(spread(asker, keys) if keys else (), start=1):
         store.add(answer)
-        show("asked elsewhere", done, len(keys))
-
-
-# --- asking -----------------------------------------------------------------------------------------------------
+        show("all questions", done, len(keys))
 
 
 @dataclass(frozen=True)
@@ -172,13 +162,12 @@ class _Run:
     bad: tuple[BadRow, ...]
 
 
-def _run_task(
-    model: EvaluatedModel, task: Task, store: AnswerStore, folder: Path, *, blind: bool, show: Progress
-) -> _Run:
+def _run_task(asker: Asker, task: Task, store: AnswerStore, *, blind: bool, show: Progress) -> _Run:
     """Ask, then ask blind, then score what could be read."""
-    seeing = [
-        _answer(model, task, item, store, folder, show=show, done=done) for done, item in enumerate(task.items, start=1)
-    ]
+    seeing = []
+    for done, item in enumerate(task.items, start=1):
+        seeing.append(_answer(asker, (task.name, item.id, False), store))
+        show(task.name, done, len(task.items))
     readable = [(item, answer) for item, answer in zip(task.items, seeing, strict=True) if answer.error is None]
     bad = tuple(
         BadRow(task.name, None, f"{answer.id}: {answer.error}") for answer in seeing if answer.error is not None
@@ -187,126 +176,35 @@ def _run_task(
         return _Run(None, bad)
     items = [item for item, _ in readable]
     scores = task.scorer.score(items, [answer.answer for _, answer in readable])
-    unseen = _run_blind(model, task, items, store, show) if blind and task.has_blind else None
+    unseen = _run_blind(asker, task, items, store, show) if blind and task.has_blind else None
     return _Run(_line(task, items, [answer for _, answer in readable], scores, unseen), bad)
 
 
-def _answer(
-    model: EvaluatedModel, task: Task, item: Item, store: AnswerStore, folder: Path, *, show: Progress, done: int
-) -> Answer:
-    known = store.get((task.name, item.id, False))
+def _answer(asker: Asker, key: Key, store: AnswerStore) -> Answer:
+    known = store.get(key)
     if known is None:
-        known = _ask_seeing(model, task, item, folder)
+        known = asker(key)
         store.add(known)
-    show(task.name, done, len(task.items))
     return known
 
 
-def _ask_seeing(model: EvaluatedModel, task: Task, item: Item, folder: Path) -> Answer:
-    """One answer; a medium that cannot be read is noted in `error`, a prompt too long for the model is no answer."""
-    started = time.perf_counter()
-    text, error = "", None
-    try:
-        text = _ask(model, task, item)
-    except (ImageError, AudioError, VideoError) as problem:
-        error = str(problem)
-    except ContextFullError:
-        text = ""
-    seconds = time.perf_counter() - started
-    media = tuple(_shown_name(item, index, folder) for index in range(len(item.media)))
-    return _record(task, item, text, seconds, blind=False, media=media, error=error)
-
-
-def _ask(model: EvaluatedModel, task: Task, item: Item) -> str:
-    if task.verb == "transcribe":
-        return text_of(model.transcribe(item.media[0].for_model, own_ears=not task.transcript)).strip()
-    parts: list[dict[str, Any]] = [{"type": media.kind, media.kind: media.for_model} for media in item.media]
-    parts.append({"type": "text", "text": item.question})
-    return _rank(model, item, parts) if task.verb == "rank" else _chat(model, task, parts)
-
-
-def _rank(model: EvaluatedModel, item: Item, parts: list[dict[str, Any]]) -> str:
-    """The letter of the choice with the smallest mean loss of a token."""
-    assert isinstance(model, Ranks)  # tasks that rank are left out for others
-    found = model.losses([{"role": "user", "content": parts}], list(item.choices.values()))
-    losses = [one.loss / max(1, one.num_tokens) for one in found]
-    return list(item.choices)[losses.index(min(losses))]
-
-
-def _chat(model: EvaluatedModel, task: Task, parts: list[dict[str, Any]]) -> str:
-    messages = [{"role": "user", "content": parts}]
-    reply = model.chat(messages, max_tokens=task.max_tokens, temperature=0.0, transcript=task.transcript,
-                       num_beams=task.num_beams)
-    return text_of(reply).strip()
-
-
-def _run_blind(model: EvaluatedModel, task: Task, items: Sequence[Item], store: AnswerStore, show: Progress) -> Scores:
+def _run_blind(asker: Asker, task: Task, items: Sequence[Item], store: AnswerStore, show: Progress) -> Scores:
     """The same items without their media; each distinct question is put once."""
-    said: dict[str, str] = {}
+    said: dict[str, Answer] = {}
+    for item in items:
+        if (known := store.get((task.name, item.id, True))) is not None:
+            said.setdefault(task.blind_question(item), known)
     answers = []
     for done, item in enumerate(items, start=1):
-        known = store.get((task.name, item.id, True))
-        if known is None:
-            known = _answer_blind(model, task, item, said)
-            store.add(known)
-        said[item.question] = known.answer
-        answers.append(known.answer)
+        key = (task.name, item.id, True)
+        question = task.blind_question(item)
+        if store.get(key) is None and question in said:
+            store.add(asker.same_question(key, said[question]))
+        answer = _answer(asker, key, store)
+        said.setdefault(question, answer)
+        answers.append(answer.answer)
         show(f"{task.name} (blind)", done, len(items))
     return task.scorer.score(items, answers)
-
-
-def _answer_blind(model: EvaluatedModel, task: Task, item: Item, said: dict[str, str]) -> Answer:
-    """The answer to a question alone; said: answers by their questions, added to where this one is new."""
-    started = time.perf_counter()
-    if item.question not in said:
-        said[item.question] = _ask_blind(model, task, item)
-    return _record(task, item, said[item.question], time.perf_counter() - started, blind=True)
-
-
-def _ask_blind(model: EvaluatedModel, task: Task, item: Item) -> str:
-    if task.verb == "transcribe":
-        return text_of(model.transcribe(silence(), own_ears=not task.transcript)).strip()
-    parts = [{"type": "text", "text": item.question}]
-    return _rank(model, item, parts) if task.verb == "rank" else _chat(model, task, parts)
-
-
-def _record(
-    task: Task,
-    item: Item,
-    text: str,
-    seconds: float,
-    *,
-    blind: bool,
-    media: tuple[str, ...] = (),
-    error: str | None = None,
-) -> Answer:
-    return Answer(
-        task=task.name,
-        id=item.id,
-        blind=blind,
-        answer=text,
-        seconds=round(seconds, 4),
-        media=media,
-        question=item.question if task.verb != "transcribe" else "",
-        decoding=_decoding(task),
-        expected=item.expected,
-        error=error,
-        judged={} if error else task.scorer.judge(item, text),
-    )
-
-
-def _decoding(task: Task) -> dict[str, Any]:
-    if task.verb != "chat":
-        return {}
-    return {"max_tokens": task.max_tokens, "num_beams": task.num_beams, "temperature": 0.0,
-            "transcript": task.transcript}
-
-
-def _shown_name(item: Item, index: int, folder: Path) -> str:
-    media = item.media[index]
-    if isinstance(media.source, Path) and media.source.is_relative_to(folder):
-        return media.source.relative_to(folder).as_posix()
-    return media.name
 
 
 # --- writing up -------------------------------------------------------------------------------------------------
@@ -320,8 +218,10 @@ def _line(
         "headline": next(iter(scores.metrics)),
         "scored": task.scorer.rule,
         "chance": chance.rule,
+        "baselines": chance.to_dict(),
         "max_tokens": task.max_tokens,
         "transcript": task.transcript,
+        "measured": _measured(answers),
         **scores.details,
     }
     if unseen is not None:
@@ -329,7 +229,7 @@ def _line(
     return TaskLine(
         name=task.name,
         n=len(items),
-        metrics=scores.metrics,
+        metrics={**scores.metrics, **_voice(task, details["measured"])},
         interval=scores.interval,
         chance=chance.value,
         blind={} if unseen is None else unseen.metrics,
@@ -338,7 +238,25 @@ def _line(
     )
 
 
-def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: bool, limit: int | None) -> dict[str, Any]:
+def _measured(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """Median, 95th percentile and mean of what was measured while the answers came, and of their seconds."""
+    values: dict[str, list[float]] = {"seconds": [answer.seconds for answer in answers]}
+    for answer in answers:
+        for name, value in answer.measured.items():
+            values.setdefault(name, []).append(value)
+    return {name: {"median": round(statistics.median(found), 4), "p95": round(sorted(found)[int(0.95 * len(found))], 4),
+                   "mean": round(statistics.fmean(found), 4), "n": len(found)} for name, found in values.items()}
+
+
+def _voice(task: Task, measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What is measured of a voice belongs to its scores."""
+    if task.verb != "speak":
+        return {}
+    return {name: found["mean"] for name, found in measured.items() if name not in ("seconds", "spoken_s")}
+
+
+def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, decoding: Decoding, *, blind: bool,
+              limit: int | None) -> dict[str, Any]:
     files = {file.relative_to(folder).as_posix(): _digest(file) for file in found.files}
     return {
         "data": str(folder),
@@ -350,8 +268,14 @@ def _settings(model: EvaluatedModel, folder: Path, found: TaskSet, *, blind: boo
         "package_version": _package_version("minicpm-o"),
         "normaliser": f"whisper-normalizer {_package_version('whisper-normalizer')}",
         "fingerprint": model.fingerprint if isinstance(model, HasFingerprint) else None,
-        "decoding": f"the model's default (greedy); descriptions by the best of {CAPTION_BEAMS} beams",
+        "decoding": _told(decoding),
     }
+
+
+def _told(decoding: Decoding) -> str:
+    way = "the likeliest words" if not decoding.temperature else \
+        f"words drawn at temperature {decoding.temperature} from seed {decoding.seed}"
+    return f"{way}; descriptions by the best of {CAPTION_BEAMS} beams"
 
 
 def _digest(path: Path) -> str:

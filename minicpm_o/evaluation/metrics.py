@@ -1,7 +1,7 @@
 """Scores as pure functions of texts: captions, error rates, and whether an answer holds what was expected.
 
 CIDEr and ROUGE-L follow the Python of coco-caption (Vedantam et al., arXiv:1411.5726; Lin, 2004), over the words of
-`tokenise`. CIDEr is on the scale where papers print 100 times the number.
+`official.caption` or `tokenise`. CIDEr is on the scale where papers print 100 times the number.
 """
 
 from __future__ import annotations

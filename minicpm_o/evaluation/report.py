@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 LOWER_IS_BETTER = frozenset({"wer", "cer"})
 CELL_COLUMNS = ("task", "n", "metric", "score", "95 % interval", "chance", "blind", "s/item")
+BASELINES = ("constant", "random", "majority")
+LATENCIES: Mapping[str, tuple[str, str]] = {
+    "first word, median s": ("first_word_s", "median"), "first word, p95 s": ("first_word_s", "p95"),
+    "answer, median s": ("seconds", "median"), "answer, p95 s": ("seconds", "p95"),
+    "tokens/s, median": ("tokens_per_s", "median"),
+}  # fmt: skip
+"""Column -> what was measured, and which number of it."""
+PlainTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+"""Title, columns, rows."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +122,29 @@ class Report:
         return rich_table(CELL_COLUMNS, [cells(line) for line in self.tasks], title=title, caption=self._caption())
 
     def to_markdown(self) -> str:
-        """The same table in Markdown, with the bad rows and notes under it."""
+        """The same table in Markdown, then the further ones, bad rows and notes."""
         table = markdown_table(CELL_COLUMNS, [cells(line) for line in self.tasks])
+        more = [part for title, columns, rows in self.more_tables() for part in (
+            f"**{title}**", "", markdown_table(columns, rows, left=(0, 1) if len(columns) == 2 else (0,)), "")]
         bad = [f"- bad row: {bad.place}: {bad.reason}" for bad in self.bad_rows]
-        return "\n".join([table, "", self._caption(), "", *bad, *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([table, "", self._caption(), "", *more, *bad, *notes]).rstrip() + "\n"
+
+    def more_tables(self) -> Iterator[PlainTable]:
+        """What no looking and no listening gives, how long answers take, what else counts."""
+        rows: list[tuple[str, ...]] = [(line.name, shown(line.score), *(shown(value) for value in baselines(line)),
+                 shown(line.blind.get(line.headline))) for line in self.tasks if any(baselines(line))]
+        if rows:
+            yield "What no looking and no listening gives", ("task", "score", *BASELINES, "blind"), rows
+        timed: list[tuple[str, ...]] = [
+            (line.name, *map(shown, latencies(line))) for line in self.tasks if line.details.get("measured")]
+        if timed:
+            yield "Seconds", ("task", *LATENCIES), timed
+        others: list[tuple[str, ...]] = [
+            (line.name, "; ".join(f"{name} {shown(value)}" for name, value in list(line.metrics.items())[1:]))
+            for line in self.tasks if len(line.metrics) > 1]
+        if others:
+            yield "Further numbers", ("task", "numbers"), others
 
     def _caption(self) -> str:
         lower = "wer and cer: lower is better"
@@ -137,6 +165,18 @@ def cells(line: TaskLine) -> tuple[str, ...]:
         blind,
         f"{line.seconds_per_item:.2f}",
     )
+
+
+def baselines(line: TaskLine) -> list[float | None]:
+    """Constant, random and majority answers of a task; None where one makes no sense."""
+    known = line.details.get("baselines", {})
+    return [known[name]["value"] if name in known else None for name in BASELINES]
+
+
+def latencies(line: TaskLine) -> list[float | None]:
+    """What `LATENCIES` names of a task; None where it was not measured."""
+    measured = line.details.get("measured", {})
+    return [measured[name][kind] if name in measured else None for name, kind in LATENCIES.values()]
 
 
 def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str | None = None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from minicpm_o.errors import InputError
+from minicpm_o.inputs.video import cut_video
 
 MediaKind = Literal["image", "audio", "video"]
 MEDIA_FOLDERS: dict[MediaKind, str] = {"image": "images", "audio": "audio", "video": "video"}
@@ -33,16 +34,35 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Media:
-    """A picture, sound or video of a question: a file, or bytes made by the evaluation itself."""
+    """A picture, sound or video of a question: a file, bytes made by the evaluation itself, or what reads them when the
+    question is asked (a large set does not fit the memory)."""
 
     kind: MediaKind
-    source: Path | bytes
+    source: Path | bytes | Callable[[], bytes]
     name: str
+    window: tuple[float, float] | None = None
+    """The seconds of a video that may be seen and heard; None: all of it."""
 
     @property
     def for_model(self) -> str | bytes:
-        """What the model's api takes: a path as text, or the bytes."""
-        return self.source if isinstance(self.source, bytes) else str(self.source)
+        """What the model's api takes: a path as text, or the bytes; a window is cut out now.
+
+        Raises AudioError, VideoError and their like where they cannot be read."""
+        source = self.held()._source()
+        return source if isinstance(source, bytes) else str(source)
+
+    def held(self) -> Media:
+        """The same without a window: what may be seen of it, cut out and held in memory. Raises VideoError."""
+        if self.window is None:
+            return self
+        return replace(self, source=cut_video(self._source(), *self.window), window=None)
+
+    def cut(self, start_s: float, end_s: float) -> Media:
+        """The same video, of which only these seconds may be seen."""
+        return replace(self, window=(start_s, end_s))
+
+    def _source(self) -> Path | bytes:
+        return self.source if isinstance(self.source, Path | bytes) else self.source()
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,11 @@ class Row:
     path: Path
     line: int
     fields: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """File and line, as errors name them."""
+        return f"{self.path.name} line {self.line}"
 
     def text(self, *names: str) -> str:
         """The first of these fields that is there; it must be a text with something in it."""

@@ -5,12 +5,11 @@ The first metric of a scorer is its headline: interval and chance belong to it. 
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from minicpm_o.evaluation.baselines import Baseline, Chance, chance_of
 from minicpm_o.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from minicpm_o.evaluation.metrics import (
     chosen_letter,
@@ -23,10 +22,9 @@ from minicpm_o.evaluation.metrics import (
     rouge_l,
     yes_no,
 )
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.normalise import basic_normaliser, characters, english_normaliser, english_words
-
-MAX_CONSTANT_ANSWERS = 50
-"""So many of the most frequent expected answers are tried as the one answer that a deaf and blind model might give."""
+from minicpm_o.evaluation.rows import Row
 
 
 class Question(Protocol):
@@ -40,14 +38,10 @@ class Question(Protocol):
     def tag(self) -> str: ...
     @property
     def choices(self) -> Mapping[str, str]: ...
-
-
-@dataclass(frozen=True)
-class Chance:
-    """What an answer without looking or listening scores, and how that was found."""
-
-    value: float | None
-    rule: str
+    @property
+    def row(self) -> Row | None: ...
+    @property
+    def moment(self) -> Moment | None: ...
 
 
 @dataclass(frozen=True)
@@ -101,20 +95,10 @@ class RateScorer:
 
     def chance(self, items: Sequence[Question]) -> Chance:
         if not self.has_chance:
-            return Chance(None, "none: saying nothing is right")
-        answer, constant = self._best_constant(items)
-        guess = self.guess(items) if self.guess else 0.0
-        if guess >= constant:
-            return Chance(guess, "random guess")
-        return Chance(constant, f"best constant answer ({answer!r})")
-
-    def _best_constant(self, items: Sequence[Question]) -> tuple[str, float]:
-        frequency = Counter(answer for item in items for answer in item.expected)
-        best = ("", 0.0)
-        for answer, _ in frequency.most_common(MAX_CONSTANT_ANSWERS):
-            rate = _mean([self.hit(item, answer) for item in items])
-            best = max(best, (answer, rate), key=lambda pair: pair[1])
-        return best
+            return Chance(missing="none: saying nothing is right")
+        guess = Baseline(self.guess(items), "random guess") if self.guess else None
+        return chance_of(items, lambda answers: _mean([
+            self.hit(item, answer) for item, answer in zip(items, answers, strict=True)]), guess=guess)
 
 
 def contains_scorer() -> RateScorer:
@@ -240,13 +224,15 @@ class PresenceScorer:
         return Scores(metrics, wilson(sum(hits), len(hits)), group_details(items, hits))
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        share = _mean([item.expected[0] == "yes" for item in items])
-        return Chance(max(share, 1 - share), "constant answer")
+        return chance_of(items, lambda answers: self.score(items, answers).metrics["accuracy"], constants=("yes", "no"),
+                         guess=Baseline(0.5, "random guess"))
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
 
 Tokenise = Callable[[str], list[str]]
+MAX_CONSTANT_CAPTIONS = 10
+"""Captions that are tried as the one answer to everything: each scores the whole set anew."""
 
 
 @dataclass(frozen=True)
@@ -275,14 +261,27 @@ class CaptionScorer:
         return Scores(metrics, bootstrap_ratio(per_picture), details)
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        """Score of a person's caption of some other item of the set."""
+        """Also: a person's caption of some other item of the set."""
         if len(items) < 2:
-            return Chance(None, "needs two items to compare")
-        order = random.Random(0).sample(range(len(items)), len(items))
-        other = dict(zip(order, order[1:] + order[:1], strict=True))
-        answers = [items[other[index]].expected[0] for index in range(len(items))]
-        scores = self.score(items, answers)
-        return Chance(next(iter(scores.metrics.values())), "a person's caption of another item")
+            return Chance(missing="needs two items to compare")
+        found = chance_of(items, lambda answers: self._headline(items, answers), constants=("",))
+        return replace(found, constant=self._best_constant(items), majority=None)
+
+    def _best_constant(self, items: Sequence[Question]) -> Baseline:
+        """A caption of the set for all other items: its own would be right by itself."""
+        tried = []
+        for place, item in enumerate(items[:MAX_CONSTANT_CAPTIONS]):
+            others = [*items[:place], *items[place + 1 :]]
+            tried.append(Baseline(self._headline(others, [item.expected[0]] * len(others)),
+                                  f"best constant answer ({item.expected[0]!r}), for all but its own item"))
+        return max(tried, key=lambda baseline: baseline.value)
+
+    def _headline(self, items: Sequence[Question], answers: Sequence[str]) -> float:
+        hypotheses = [self.tokenise(answer) for answer in answers]
+        references = [self._references(item) for item in items]
+        if self.with_cider:
+            return _mean(cider(hypotheses, references))
+        return _mean([rouge_l(words, captions) for words, captions in zip(hypotheses, references, strict=True)])
 
     def _references(self, item: Question) -> list[list[str]]:
         return [self.tokenise(caption) for caption in item.expected]
@@ -311,7 +310,8 @@ class ErrorRateScorer:
         return Scores(metrics, bootstrap_ratio(errors, lengths), details)
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        return Chance(1.0, "no text at all")
+        return replace(chance_of(items, lambda answers: self.score(items, answers).metrics[self.name], constants=("",),
+                                 lower_is_better=True), constant=Baseline(1.0, "no text at all"))
 
     def _count(self, item: Question, answer: str) -> tuple[int, int]:
         reference = self.split(item.expected[0])

@@ -1,14 +1,20 @@
 """A video file to upright RGB frames and its sound, both on one time axis that starts with the earlier of the two.
 
+A stretch of it can also be cut out, to a file of its own.
+
 Knows nothing of tokens or of how frames are described. Seconds come from the container's time stamps, never from
 counting frames.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -22,7 +28,7 @@ from .sources import Source, looks_like, name_of, open_source
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -31,6 +37,9 @@ MAX_SIDE_PX = 1024
 
 SEEK_S = 5.0
 """Frames wanted further apart than this are sought; nearer ones are cheaper to reach by decoding on."""
+
+CUT_FPS = 10
+"""Pictures a second of a stretch that is cut out: more than any model here looks at."""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -90,11 +99,32 @@ def load_frames_at(source: Source, choose_times: Callable[[VideoLength], Sequenc
         return _load_file(file, name_of(source), choose_times, max_seconds)
 
 
+def cut_video(source: Source, start_s: float, end_s: float, *, max_seconds: float = 3600) -> bytes:
+    """The stretch [start_s, end_s) of a video as an mp4 (H.264, AAC), its pictures and its sound, which begins at 0.
+
+    CUT_FPS pictures a second, at most MAX_SIDE_PX long. A stretch that goes on after the video's end is as long as the
+    video lasts. Raises VideoError as `load_video`, and where the stretch begins after the end; OptionError for times
+    that are no stretch.
+    """
+    if not 0 <= start_s < end_s:
+        raise OptionError(f"the stretch from {start_s:g} to {end_s:g} s is empty or begins before the video; expected "
+                          f"0 <= start < end")
+    with open_source(source, kind="video") as file, _video_errors(file, name := name_of(source)):
+        axis = _time_axis(file, name)
+        stop_s = min(end_s, axis.seconds, start_s + max_seconds)
+        if start_s >= stop_s:
+            raise VideoError(f"{name} lasts {axis.seconds:.1f} s; nothing of it lies between {start_s:g} and "
+                             f"{end_s:g} s; check the times or the file")
+        waveform = _read_sound(file, name, axis.origin_s, max_seconds)
+        begin, stop = round(start_s * AUDIO_RATE_HZ), round(stop_s * AUDIO_RATE_HZ)
+        times = [start_s + number / CUT_FPS for number in range(math.ceil((stop_s - start_s) * CUT_FPS - 1e-6))]
+        pictures = (frame.image for frame in _each_frame(file, name, axis.origin_s, times))
+        return _encode_mp4(pictures, None if waveform is None else waveform[begin:stop])
+
+
 def _load_file(file: BinaryIO, name: str, choose_times: Callable[[VideoLength], Sequence[float]],
                max_seconds: float) -> Video:
-    import av
-
-    try:
+    with _video_errors(file, name):
         axis = _time_axis(file, name)
         if axis.seconds > max_seconds:
             raise VideoError(f"{name} lasts {axis.seconds:.0f} s, more than the limit of {max_seconds:.0f} s; "
@@ -104,6 +134,15 @@ def _load_file(file: BinaryIO, name: str, choose_times: Callable[[VideoLength], 
         waveform = _read_sound(file, name, axis.origin_s, max_seconds)
         _check_whole(axis, pictures_end_s, waveform, name)
         return Video(frames, waveform, axis.seconds)
+
+
+@contextmanager
+def _video_errors(file: BinaryIO, name: str) -> Iterator[None]:
+    """What the libraries raise while a video is read, as VideoError."""
+    import av
+
+    try:
+        yield
     except AudioError as cause:
         raise VideoError(str(cause)) from cause
     except (av.FFmpegError, ValueError) as cause:
@@ -208,14 +247,23 @@ def _check_pictures(stream: VideoStream, name: str) -> None:
 
 def _read_frames(file: BinaryIO, name: str, origin_s: float, times: Sequence[float]) -> tuple[list[Frame], float]:
     """The frame on screen at each time, and where the pictures end (infinity if that was not reached)."""
-    frames = []
+    with _reader(file, name, origin_s) as reader:
+        return [reader.frame(time_s) for time_s in times], reader.end_s
+
+
+def _each_frame(file: BinaryIO, name: str, origin_s: float, times: Sequence[float]) -> Iterator[Frame]:
+    """The frame on screen at each time, one held at a time."""
+    with _reader(file, name, origin_s) as reader:
+        for time_s in times:
+            yield reader.frame(time_s)
+
+
+@contextmanager
+def _reader(file: BinaryIO, name: str, origin_s: float) -> Iterator[_Reader]:
     with _reopen(file) as container:
         stream = _picture_track(container, name)
         stream.thread_type = "AUTO"
-        reader = _Reader(container, stream, origin_s, name)
-        for time_s in times:
-            frames.append(Frame(time_s, _to_image(reader.at(time_s), stream)))
-        return frames, reader.end_s
+        yield _Reader(container, stream, origin_s, name)
 
 
 class _Reader:
@@ -231,6 +279,10 @@ class _Reader:
         self.next: VideoFrame | None = next(self.frames, None)
         self.end_s = math.inf
         self.can_seek = True
+
+    def frame(self, time_s: float) -> Frame:
+        """The picture on screen at a time, upright; times must not go back."""
+        return Frame(time_s, _to_image(self.at(time_s), self.stream))
 
     def at(self, time_s: float) -> VideoFrame:
         """The frame on screen at a time; times must not go back."""
@@ -302,3 +354,43 @@ def _read_sound(file: BinaryIO, name: str, origin_s: float, max_seconds: float) 
         waveform = read_track(container, container.streams.audio[0], name=name, origin_s=origin_s,
                               max_seconds=max_seconds)
         return waveform if len(waveform) else None                          # recorders leave tracks empty when muted
+
+
+# A stretch as a file
+
+
+def _encode_mp4(pictures: Iterator[Image.Image], waveform: np.ndarray | None) -> bytes:
+    """Pictures, CUT_FPS a second, and waveform (N,) at 16 kHz to a file; on one thread, which makes the same file
+    everywhere."""
+    import av
+
+    first = next(pictures)
+    size = max(2, first.width // 2 * 2), max(2, first.height // 2 * 2)        # the coding wants even sides
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=CUT_FPS, width=size[0], height=size[1], pix_fmt="yuv420p",
+                                      options={"preset": "ultrafast", "crf": "18", "threads": "1"})
+        sound = container.add_stream("aac", rate=AUDIO_RATE_HZ, layout="mono") if waveform is not None else None
+        for number, picture in enumerate(chain([first], pictures)):
+            _mux_picture(container, stream, picture.resize(size), number)
+        container.mux(stream.encode())
+        if sound is not None and waveform is not None:
+            _mux_sound(container, sound, waveform)
+    return target.getvalue()
+
+
+def _mux_picture(container: OutputContainer, stream: VideoStream, picture: Image.Image, number: int) -> None:
+    import av
+
+    frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+    frame.pts, frame.time_base = number, Fraction(1, CUT_FPS)
+    container.mux(stream.encode(frame))
+
+
+def _mux_sound(container: OutputContainer, stream: AudioStream, waveform: np.ndarray) -> None:
+    import av
+
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None], np.float32), format="fltp", layout="mono")
+    frame.rate, frame.pts = AUDIO_RATE_HZ, 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())

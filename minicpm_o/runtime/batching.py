@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from ..checkpoints.bundle import Bundle
 from ..errors import CheckpointError
 from ..model.config import LanguageConfig
 from .cache import KVCache
-from .device import DevicePlan, session_options
-from .engine import Embeddings, Engine, Step
+from .device import DevicePlan, make_session
+from .engine import Embeddings, Engine, Step, needs_pad
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -42,12 +42,19 @@ class Ask:
 
     token_id: int
     cache: KVCache
-    step: Step | None = None
+    draft: tuple[int, ...] = ()
+    """Tokens that may follow; read where nobody else asks."""
+    steps: list[Step] = field(default_factory=list)
     error: BaseException | None = None
 
     @property
+    def step(self) -> Step | None:
+        """Behind the token; None until it is answered."""
+        return self.steps[0] if self.steps else None
+
+    @property
     def is_done(self) -> bool:
-        return self.step is not None or self.error is not None
+        return bool(self.steps) or self.error is not None
 
 
 class Combiner:
@@ -62,7 +69,7 @@ class Combiner:
         self._seen: dict[int, float] = {}
         self._is_answering = False
 
-    def __call__(self, ask: Ask) -> Step:
+    def __call__(self, ask: Ask) -> list[Step]:
         with self._changed:
             self._waiting.append(ask)
             self._seen[id(ask.cache)] = time.monotonic()
@@ -73,8 +80,7 @@ class Combiner:
                 self._run(batch)
         if ask.error is not None:
             raise ask.error
-        assert ask.step is not None
-        return ask.step
+        return ask.steps
 
     def _next_batch(self, ask: Ask) -> list[Ask]:
         """What this thread has to answer; [] when its own ask was answered meanwhile."""
@@ -136,35 +142,47 @@ class SharedEngine(Engine):
     def decode(self, token_id: int, cache: KVCache) -> Step:
         """As `Engine.decode`; together with others who decode at the same time."""
         cache.make_room(1)
-        return self._combine(Ask(token_id, cache))
+        return self._combine(Ask(token_id, cache))[0]
+
+    def verify(self, ids: Sequence[int], cache: KVCache) -> list[Step]:
+        """As `Engine.verify`; of the first token alone where others decode at the same time."""
+        cache.make_room(len(ids))
+        return self._combine(Ask(ids[0], cache, tuple(ids[1:])))
 
     def _answer(self, batch: Sequence[Ask]) -> None:
-        if len(batch) == 1:
-            batch[0].step = self._run(self.embed([batch[0].token_id]), batch[0].cache)
-            return
+        together = [ask for ask in batch if len(batch) > 1 and needs_pad(1, ask.cache)]
+        for ask in (ask for ask in batch if ask not in together or len(together) == 1):
+            ask.steps = super().verify([ask.token_id, *(ask.draft if len(batch) == 1 else ())], ask.cache)
+        if len(together) > 1:
+            self._answer_together(together)
+
+    def _answer_together(self, asks: Sequence[Ask]) -> None:
         self.runs_together += 1
-        embeds = self.embed([ask.token_id for ask in batch])
-        steps = self._together(embeds, [ask.cache for ask in batch])
-        for ask, step in zip(batch, steps, strict=True):
-            ask.cache.length += 1
-            ask.step = step
+        steps = self.decode_many([ask.token_id for ask in asks], [ask.cache for ask in asks])
+        for ask, step in zip(asks, steps, strict=True):
+            ask.steps = [step]
+
+    def decode_many(self, token_ids: Sequence[int], caches: Sequence[KVCache]) -> list[Step]:
+        """A token of each of at most `slots` conversations in one run, by one thread. Raises ContextFullError when one
+        has no room for two tokens more."""
+        steps = self._together(self.embed(token_ids), caches)
+        for cache in caches:
+            cache.length += 1
+        return steps
 
 
 def open_together(path: Path, plan: DevicePlan, slots: int) -> InferenceSession:
     """The language graph at path for so many conversations, built in memory. Raises CheckpointError."""
     import onnx
     from google.protobuf.message import DecodeError
-    from onnxruntime import InferenceSession
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     from ..checkpoints.graphs.batched import batched
+    from .steady import with_pads
 
     try:
-        model = batched(onnx.load(str(path)), slots)
-        return InferenceSession(model.SerializeToString(), session_options(plan, kind="language"),
-                                providers=[plan.provider])
-    except (OSError, ValueError, DecodeError, state.Fail, state.InvalidGraph, state.InvalidArgument,
-            state.NotImplemented) as error:
+        graph = with_pads(batched(onnx.load(str(path), load_external_data=False), slots)).SerializeToString()
+        return make_session(path, plan, kind="language", graph=graph)
+    except (OSError, ValueError, DecodeError, CheckpointError) as error:
         raise CheckpointError(f"{path} cannot be run for several conversations at once ({error})") from error
 
 
@@ -185,17 +203,20 @@ class _Together:
         self._bind("inputs_embeds", self.embeds)
         self._bind("logits", self.logits, is_output=True)
         self._bind("hidden_states", self.hidden, is_output=True)
+        self._bind("attention_pads", np.array([0, 0, 0, 0, 1, 0]))
+        self._bind("attention_tokens", np.array([1]))
         for slot in range(slots):
             self._bind(f"s{slot}.seqlens_k", self.last[slot])
             self._bind(f"s{slot}.total_sequence_length", self.total[slot])
 
     def __call__(self, embeds: np.ndarray, caches: Sequence[KVCache]) -> list[Step]:
-        """embeds (n, D), one token for each of n <= B caches, which have room for it."""
+        """embeds (n, D), one token for each of n <= B caches, which have room for it and a row of zeros."""
         self.embeds[0, : len(embeds)] = embeds
         for slot in range(self.slots):
             cache = caches[slot] if slot < len(caches) else self.idle
+            cache.make_room(2)
             self._place(slot, cache)
-            self.last[slot][0], self.total[slot][...] = cache.length, cache.length + 1
+            self.last[slot][0], self.total[slot][...] = cache.length + 1, cache.length + 2
         self.session.run_with_iobinding(self.binding)
         return [Step(self.logits[0, slot].copy(), self.hidden[0, slot : slot + 1].copy())
                 for slot in range(len(caches))]

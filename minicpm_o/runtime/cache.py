@@ -80,8 +80,8 @@ class KVCache(BaseCache):
     """Most tokens that it may grow to: the context window."""
     length: int = 0
     """Tokens held."""
-    bindings: dict[int, Any] = field(default_factory=dict, repr=False)
-    """The engine's prepared runs over these very buffers, by tokens per run; never copied, void after growing."""
+    bindings: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """The engine's prepared runs over these very buffers, by their kinds; never copied, void after growing."""
 
     @classmethod
     def empty(cls, config: LanguageConfig, capacity: int) -> KVCache:

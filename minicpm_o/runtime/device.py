@@ -231,7 +231,10 @@ def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind, graph: byte
     if not Path(path).is_file():
         raise CheckpointError(f"{path} is missing; assemble or export the model again")
     try:
-        return InferenceSession(graph or str(path), session_options(plan, kind=kind), providers=[plan.provider])
+        options = session_options(plan, kind=kind)
+        if graph is not None:  # its large tensors stay in the file beside path
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        return InferenceSession(graph or str(path), options, providers=[plan.provider])
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile,
             state.NotImplemented, state.RuntimeException) as error:
         raise CheckpointError(f"onnxruntime cannot load {path}: {error}") from error

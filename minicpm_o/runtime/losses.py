@@ -1,8 +1,8 @@
 """How likely given texts are as the answer to a prompt that lies in a cache.
 
-The prompt is read once; each text is stepped from there token by token, as `generate` steps an answer, and the cache is
-cut back. Thus a text's numbers are those that an answer in the same words would have had, whatever texts stand beside
-it. Knows nothing of media or templates. Letter: V vocabulary.
+The prompt is read once; each text is read from there, a few tokens in a run where the engine can (`verify`), and the
+cache is cut back. Thus a text's numbers are those that an answer in the same words would have had, whatever texts stand
+beside it. Knows nothing of media or templates. Letter: V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ContextFullError, OptionError
 from .cache import KVCache
 from .engine import Step
 from .filters import log_softmax
-from .generate import Generator, without
+from .generate import without
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,19 @@ class TokenLoss:
     is_likeliest: bool
 
 
+RUN_TOKENS = 32
+"""Tokens whose logits are held at once, 200 KB each with nano; the reader may stop between runs."""
+
+
+class Scorer(Protocol):
+    """The half of an engine that losses need."""
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    def verify(self, ids: Sequence[int], cache: KVCache) -> list[Step]: ...
+
+
 class Encoder(Protocol):
     """The half of a tokenizer that texts need."""
 
@@ -66,7 +79,7 @@ def text_tokens(texts: Sequence[str], tokenizer: Encoder) -> list[list[int]]:
     return found
 
 
-def token_losses(engine: Generator, cache: KVCache, first: Step, texts: Sequence[Sequence[int]],
+def token_losses(engine: Scorer, cache: KVCache, first: Step, texts: Sequence[Sequence[int]],
                  banned_ids: Collection[int] = ()) -> Iterator[TokenLoss]:
     """The losses of all tokens of all texts (token ids, none empty), in order.
 
@@ -80,11 +93,21 @@ def token_losses(engine: Generator, cache: KVCache, first: Step, texts: Sequence
         raise ContextFullError(f"a text of {longest} tokens does not fit beside the prompt's {num_prompt}: the context "
                                f"window has {engine.context_tokens}; shorten the text or the prompt")
     for place, ids in enumerate(texts):
-        step = first
-        for index, token_id in enumerate(ids):
-            step = engine.decode(ids[index - 1], cache) if index else step
-            yield _token_loss(place, token_id, without(step.logits, banned))
+        for index, step in enumerate(_steps(engine, cache, first, ids)):
+            yield _token_loss(place, ids[index], without(step.logits, banned))
         cache.truncate(num_prompt)
+
+
+def _steps(engine: Scorer, cache: KVCache, first: Step, ids: Sequence[int]) -> Iterator[Step]:
+    """What the model thinks before each of the tokens. The last token that fits the window is read alone, as an answer
+    reads it."""
+    yield first
+    start, stop = 0, len(ids) - 1
+    while start < stop:
+        room = engine.context_tokens - 1 - cache.length
+        steps = engine.verify(ids[start : min(stop, start + max(1, min(RUN_TOKENS, room)))], cache)
+        start += len(steps)
+        yield from steps
 
 
 def _token_loss(place: int, token_id: int, logits: np.ndarray) -> TokenLoss:

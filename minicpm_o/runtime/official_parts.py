@@ -35,6 +35,7 @@ from .speech.speaker import Speech
 if TYPE_CHECKING:
     from ..inputs.sources import Source
     from .official_voice import Voice
+    from .speculate import Drafter
 
 
 class Networks(Protocol):
@@ -139,6 +140,10 @@ class OfficialParts(OpenedParts):
     @property
     def engine(self) -> Any:
         return self._part("engine", self.networks.open_engine)
+
+    def drafters(self) -> list[Drafter]:
+        """Nobody: none is trained for these models, the text so far is looked into all the same."""
+        return []
 
     @property
     def vision(self) -> VisionNetwork:

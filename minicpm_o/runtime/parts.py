@@ -24,9 +24,11 @@ from .device import DevicePlan
 from .sampling import SamplingConfig
 
 if TYPE_CHECKING:
+    from .drafter import DraftNetwork
     from .encoders import HearingEncoder, VisionEncoder
     from .engine import Engine
     from .own_ears import OwnEars
+    from .speculate import Drafter
     from .speech.speaker import Speaker
     from .transcribe import Recogniser
 
@@ -147,14 +149,36 @@ class Parts(OpenedParts):
     @property
     def engine(self) -> Engine:
         def open_engine() -> Engine:
-            from .batching import SharedEngine
             from .engine import Engine
 
             if self.slots > 1:
+                from .batching import SharedEngine
+
                 return SharedEngine.from_bundle(self.bundle, self.plan, self.slots)
             return Engine.from_bundle(self.bundle, self.plan)
 
         return self._part("engine", open_engine)
+
+    def drafters(self) -> list[Drafter]:
+        """Who guesses how an answer goes on, anew for every answer; nobody where nano is of another width than they."""
+        from .drafter import LearnedDrafter
+
+        network = self.draft_network
+        never = frozenset((*self.eos_ids, *self.banned_ids))
+        return [] if network is None else [LearnedDrafter(network, never)]
+
+    @property
+    def draft_network(self) -> DraftNetwork | None:
+        engine = self.engine
+
+        def open_network() -> DraftNetwork | None:
+            from .drafter import DraftNetwork, packaged_path, read_drafter
+
+            tensors = read_drafter(packaged_path())
+            fits = tensors["leave"].shape[0] == engine.config.width
+            return DraftNetwork.open(tensors, engine.embed, self.plan) if fits else None
+
+        return self._part("drafter", open_network)
 
     @property
     def vision(self) -> VisionEncoder:

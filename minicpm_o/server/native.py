@@ -16,8 +16,8 @@ import numpy as np
 from ..errors import InputError
 from ..inputs.audio import load_audio
 from ..rates import AUDIO_RATE_HZ, SPEECH_RATE_HZ
-from ..runtime.live.duplex_session import SYSTEM_PROMPT, DuplexSession, open_duplex
 from ..runtime.live.events import AudioChunk, Interrupted, Lagging, Listening, TextPiece, TurnEnded
+from ..runtime.live.opening import AnySession, open_session
 from ..runtime.live.session import LiveConfig, LiveSession, SessionEvent, Work, new_id
 from .channel import TRY_AGAIN_LATER, Channel
 from .device import Job
@@ -42,7 +42,7 @@ class NativeSession(SocketSession):
         super().__init__(state, channel, owner)
         asked = channel.socket.query_params.get("session_id")
         self.id = asked or new_id("rt")
-        self.live: LiveSession | DuplexSession | None = None
+        self.live: AnySession | None = None
         self._handlers = {
             "session.update": self._update, "input_audio_buffer.append": self._append, "session.close": self._close}
 
@@ -102,7 +102,7 @@ class NativeSession(SocketSession):
                             keep_mb=self.state.config.limits.session_memory_mb)
         if voice and not self.state.model.voices():  # nano speaks with voices of its own
             config = replace(config, voice=_clip(str(voice)))
-        self.live = await asyncio.to_thread(open_session, self.state, config)
+        self.live = await asyncio.to_thread(open_session, self.state.model, config)
         self.channel.send("session.created", session_id=self.id, prompt_length=self._cache_length)
 
     async def _append(self, event: dict[str, Any]) -> None:
@@ -182,13 +182,6 @@ class NativeSession(SocketSession):
     def _cache_length(self) -> int:
         """Tokens of the history that are kept; the cache itself is shared."""
         return 0 if self.live is None else self.live.num_cached
-
-
-def open_session(state: ServerState, config: LiveConfig) -> LiveSession | DuplexSession:
-    """Full duplex where the model was taught it, else turns. Raises OptionError for models that do neither."""
-    if state.model.voices():
-        return LiveSession(state.model, state.model.parts.recogniser.detector, config)
-    return open_duplex(state.model.parts, instructions=config.instructions or SYSTEM_PROMPT, ref_audio=config.voice)
 
 
 def _refuse_slices(fields: dict[str, Any]) -> None:

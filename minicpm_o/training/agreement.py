@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from ..evaluation.metrics import CiderCorpus
-from ..evaluation.tokenise import caption_tokens
+from ..evaluation.official.caption import ptb_tokens
 
 LEAST = 0.05
 """Weight of a caption that shares nothing with the others, so that it is still drawn now and then."""
@@ -21,7 +21,7 @@ def agreement(pictures: Sequence[Sequence[str]]) -> list[list[float]]:
 
     Squared, because a choice in proportion to CIDEr itself hardly differs from an even one.
     """
-    tokens = [[caption_tokens(text) for text in texts] for texts in pictures]
+    tokens = [[ptb_tokens(text) for text in texts] for texts in pictures]
     corpus = CiderCorpus(tokens)
     return [[_weight(corpus, captions, number) for number in range(len(captions))] for captions in tokens]
 

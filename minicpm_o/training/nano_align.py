@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.metrics import CiderCorpus
-from ..evaluation.tokenise import caption_tokens
+from ..evaluation.official.caption import ptb_tokens
 from ..inputs import prompts
 from .align import AlignConfig, GrpoConfig, GrpoObjective, PromptMicro, Reference
 from .counted import Counted
@@ -49,7 +49,7 @@ class AskedPictures:
 
     def __init__(self, mixture: Mixture, store: FeatureStore) -> None:
         self.mixture, self.store = mixture, store
-        captions = [[caption_tokens(text) for text in texts] for _, texts in mixture.sources.captions]
+        captions = [[ptb_tokens(text) for text in texts] for _, texts in mixture.sources.captions]
         self.corpus = CiderCorpus(captions)
 
     def draw(self, rng: random.Random, count: int) -> list[Asked]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..evaluation.metrics import CiderCorpus, contains_answer, yes_no
-from ..evaluation.tokenise import caption_tokens
+from ..evaluation.official.caption import ptb_tokens
 
 Facts = Mapping[str, Any]
 Reward = Callable[[str, Facts], float]
@@ -52,9 +52,9 @@ def caption_reward(text: str, facts: Facts) -> float:
     How rare a word is, is known from `corpus`, a CiderCorpus, where the facts have one; without it every n-gram counts
     alike.
     """
-    references = [caption_tokens(reference) for reference in _fact(facts, "references")]
+    references = [ptb_tokens(reference) for reference in _fact(facts, "references")]
     corpus = facts.get("corpus") or CiderCorpus([references, [["something"]]])
-    return corpus.score(caption_tokens(text), references)
+    return corpus.score(ptb_tokens(text), references)
 
 
 def facts_reward(text: str, facts: Facts) -> float:
@@ -70,7 +70,7 @@ def facts_reward(text: str, facts: Facts) -> float:
 
 def overlap_reward(text: str, facts: Facts) -> float:
     """F1 of the words shared with the best of the references, 0 to 1."""
-    return max(_f1(caption_tokens(text), caption_tokens(reference)) for reference in _fact(facts, "references"))
+    return max(_f1(ptb_tokens(text), ptb_tokens(reference)) for reference in _fact(facts, "references"))
 
 
 def format_reward(text: str, facts: Facts) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from live_server import serving
+from scripted_server import completion, endpoint
 
 from minicpm_o.api import MiniCPMO
 from minicpm_o.evaluation.endpoint import Endpoint, EndpointModel
@@ -41,3 +42,14 @@ def test_media_travel_in_the_request(model: MiniCPMO, samples: Path, name: str, 
         question = {"type": "text", "text": "What is it?"}
         assert behind.chat([{"role": "user", "content": [part, question]}], max_tokens=8) == model.chat(
             [{"role": "user", "content": [part, question]}], max_tokens=8).text
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"RIFF", "wav"), (b"ID3", "mp3"), (b"fLaC", "flac"), (b"????", "wav")])
+def test_sounds_without_a_name_are_told_by_how_they_begin(monkeypatch: pytest.MonkeyPatch, start: bytes, kind: str
+                                                          ) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    sound = {"type": "audio", "audio": start + b"x"}
+    with endpoint(completion("yes")) as (url, asked):
+        EndpointModel(Endpoint(url, "m")).chat([{"role": "user", "content": [sound]}])
+    (part,) = asked[0]["messages"][0]["content"]
+    assert part["input_audio"]["format"] == kind

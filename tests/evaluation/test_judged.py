@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minicpm_o.errors import EndpointError, InputError
-from minicpm_o.evaluation.judged import grade
+from minicpm_o.evaluation.judged.llava_bench import grade
 from minicpm_o.evaluation.local import run_local
 from minicpm_o.evaluation.official.judge import FixedJudge
 

@@ -18,7 +18,7 @@ from minicpm_o.evaluation.metrics import (
     yes_no,
 )
 from minicpm_o.evaluation.normalise import characters, english_words
-from minicpm_o.evaluation.tokenise import caption_tokens
+from minicpm_o.evaluation.official.caption import ptb_tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 
@@ -53,8 +53,8 @@ def test_cider_of_an_empty_caption_is_zero() -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["captions"])
 def test_captions_score_as_coco_caption_scores_them(case: dict) -> None:
-    hypotheses = [caption_tokens(item["prediction"]) for item in case["items"]]
-    references = [[caption_tokens(caption) for caption in item["references"]] for item in case["items"]]
+    hypotheses = [ptb_tokens(item["prediction"]) for item in case["items"]]
+    references = [[ptb_tokens(caption) for caption in item["references"]] for item in case["items"]]
     assert [" ".join(words) for words in hypotheses] == [item["prediction_tokens"] for item in case["items"]]
     scores = cider(hypotheses, references)
     rouge = [rouge_l(words, captions) for words, captions in zip(hypotheses, references, strict=True)]

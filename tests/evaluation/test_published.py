@@ -30,7 +30,7 @@ class Knowing:
         seen = any(part["type"] != "text" for part in parts)
         return str(self.answer(parts[-1]["text"], seen))
 
-    def losses(self, messages: Any, texts: list[str]) -> list[Any]:
+    def losses(self, messages: Any, texts: list[str], *, transcript: bool = True) -> list[Any]:
         from types import SimpleNamespace
 
         return [SimpleNamespace(loss=0.1 if text in self.likely else 5.0, num_tokens=len(text.split()))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.scoring import (
     CaptionScorer,
     PresenceScorer,
@@ -16,7 +17,6 @@ from minicpm_o.evaluation.scoring import (
     yes_no_scorer,
 )
 from minicpm_o.evaluation.tasks.base import Item
-from minicpm_o.evaluation.tokenise import caption_tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 
@@ -99,7 +99,7 @@ def test_word_errors_are_of_the_corpus_not_the_mean_of_clips() -> None:
 
 def test_captions_chance_is_the_caption_of_another_picture() -> None:
     items = [item("a dog runs fast"), item("two red cars park"), item("children play some ball")]
-    scorer = CaptionScorer(caption_tokens)
+    scorer = CaptionScorer(ptb_tokens)
     assert scorer.score(items, [i.expected[0] for i in items]).metrics == pytest.approx({"cider": 10.0, "rouge_l": 1.0})
     assert scorer.chance(items).value == 0.0
     assert scorer.chance(items[:1]).value is None

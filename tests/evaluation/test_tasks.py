@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.tasks import load_tasks
 from minicpm_o.evaluation.tasks.base import Task, TaskSet
 from minicpm_o.evaluation.tasks.caltech101_names import BROADER, SYNONYMS, names_of
@@ -179,7 +180,8 @@ def test_speech_takes_both_field_names_and_keeps_languages_apart(data: Any) -> N
     tasks = by_name(found)
     assert list(tasks) == [
         "speech/asr_transcribe", "speech/asr_transcribe_de", "speech/asr_transcribe_zh",
-        "speech/asr_ears", "speech/asr_ears_written", "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
+        "speech/asr_ears", "speech/asr_ears_written", "speech/retrieval", "speech/matching", "speech/spoken",
+        "speech/asr_ears_de", "speech/asr_ears_zh", "speech/no_speech",
     ]  # fmt: skip
     assert len(tasks["speech/asr_transcribe"].items) == 2
     ears = tasks["speech/asr_ears"]
@@ -261,7 +263,7 @@ def test_audio_tasks(data: Any) -> None:
     sizes = {name.removeprefix("audio_mine/"): len(task.items) for name, task in by_name(found).items()}
     assert sizes == {
         "asr_transcribe": 1, "asr_transcribe_zh": 1, "asr_ears": 1, "asr_ears_written": 1, "asr_ears_zh": 1,
-        "digit": 1, "digit_ears": 1,
+        "spoken": 1, "digit": 1, "digit_ears": 1,
         "keyword": 1, "sound-event": 1, "audio-caption": 1, "spoken-question": 1, "spoken-question_ears": 1,
         "spoken-question_transcribe": 2, "spoken-image-question_transcribe": 1,
         "speech/no_speech": sizes["speech/no_speech"],
@@ -276,15 +278,18 @@ def test_video_questions_carry_their_second(data: Any) -> None:
     qa = [
         {"id": "a", "time": 1.5, "question": "Which digit?", "answers": ["1", "one"]},
         {"id": "b", "time": None, "question": "A dog? Please answer yes or no.", "answers": ["no"]},
-        {"id": "c", "type": "proactive", "question": "Say when.", "ground_truth_output": "three"},
+        {"id": "c", "type": "proactive", "question": "Say when.", "ground_truth_output": "three",
+         "ground_truth_time_stamp": "00:01:03"},
     ]
-    data.rows("video_mine.jsonl", [{"video": "1.mp4", "qa": qa}, {"video": "1.mp4"}])
+    late = {"id": "d", "type": "proactive", "question": "Say when.", "ground_truth_output": "three"}
+    data.rows("video_mine.jsonl", [{"video": "1.mp4", "qa": qa}, {"video": "1.mp4"}, {"video": "1.mp4", "qa": [late]}])
     found = load_tasks(data.root)
     tasks = by_name(found)
     assert questions(tasks["video_mine/open"]) == ["At 1.5 seconds: Which digit?"]
     assert len(tasks["video_mine/yesno"].items) == 1
-    assert any("1 proactive questions" in note for note in found.notes)
-    assert [bad.line for bad in found.bad_rows] == [2]
+    (request,) = tasks["video_mine/proactive"].items
+    assert request.moment == Moment(0, 63) and request.expected == ("three",)
+    assert [bad.line for bad in found.bad_rows] == [2, 3] and "ground_truth_time_stamp" in found.bad_rows[1].reason
 
 
 def test_files_that_no_task_reads_are_named(data: Any) -> None:

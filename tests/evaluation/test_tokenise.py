@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
+from minicpm_o.evaluation.official.caption import ptb_tokens
+from minicpm_o.evaluation.tokenise import character_tokens
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
     ],
 )
 def test_words_are_those_of_the_java_tokeniser(caption: str, words: str) -> None:
-    assert " ".join(caption_tokens(caption)) == words
+    assert " ".join(ptb_tokens(caption)) == words
 
 
 def test_chinese_goes_by_characters_and_keeps_latin_words_whole() -> None:

@@ -71,6 +71,37 @@ def test_one_alone_never_shares(shared: MiniCPMO) -> None:
     assert shared.chat("Hello.", max_tokens=10).text and shared.parts.engine.runs_together == before
 
 
+def test_drafts_are_read_alone_and_left_in_company(shared: MiniCPMO) -> None:
+    engine = shared.parts.engine
+    prompts = [engine.embed(shared.parts.tokenizer.encode(prompt)) for prompt in PROMPTS[:2]]
+    caches = [engine.new_cache(64) for _ in prompts]
+    for prompt, cache in zip(prompts, caches, strict=True):
+        engine.prefill(prompt, cache)
+    starts = [cache.length for cache in caches]
+    time.sleep(0.2)  # nobody is at it any more
+    alone = engine.verify([100, 200, 300], caches[0])
+    assert len(alone) == 3 and caches[0].length == starts[0] + 3
+    caches[0].truncate(starts[0])
+    asks = [Ask(100, caches[0], (200, 300)), Ask(400, caches[1], (500,))]
+    engine._answer(asks)
+    assert [len(ask.steps) for ask in asks] == [1, 1]
+    assert [cache.length for cache in caches] == [start + 1 for start in starts]
+    np.testing.assert_allclose(asks[0].steps[0].logits, alone[0].logits, atol=1e-3 * np.abs(alone[0].logits).max())
+
+
+def test_in_a_full_window_each_is_answered_alone(shared: MiniCPMO) -> None:
+    engine = shared.parts.engine
+    caches = [engine.new_cache(16) for _ in range(2)]
+    for cache in caches:
+        engine.prefill(engine.embed([5, 6, 7]), cache)
+    caches[0].limit = 4  # room for one token more, and for no row of zeros behind it
+    asks = [Ask(100, cache) for cache in caches]
+    before = engine.runs_together
+    engine._answer(asks)
+    assert engine.runs_together == before and [cache.length for cache in caches] == [4, 4]
+    assert all(len(ask.steps) == 1 for ask in asks)
+
+
 class Log:
     """Answers after a moment, and notes who was answered together."""
 
@@ -83,12 +114,12 @@ class Log:
         for ask in asks:
             if ask.token_id < 0:
                 raise KeyError("no such token")
-            ask.step = Step(np.array([ask.token_id]), np.zeros((1, 1)))
+            ask.steps = [Step(np.array([ask.token_id]), np.zeros((1, 1)))]
 
 
 def asked(combine: Combiner, token_ids: Sequence[int]) -> list[int]:
     cache = KVCache([], 10)
-    return [int(combine(Ask(token_id, cache)).logits[0]) for token_id in token_ids]
+    return [int(combine(Ask(token_id, cache))[0].logits[0]) for token_id in token_ids]
 
 
 def test_those_who_ask_at_once_are_answered_at_once() -> None:

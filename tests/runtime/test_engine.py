@@ -10,7 +10,6 @@ import pytest
 from minicpm_o.checkpoints.graphs.language import build_language
 from minicpm_o.errors import CheckpointError, ContextFullError, OptionError
 from minicpm_o.model.config import LanguageConfig, tiny
-from minicpm_o.runtime import engine as engine_module
 from minicpm_o.runtime.device import DevicePlan, make_session
 from minicpm_o.runtime.engine import Embeddings, Engine
 from minicpm_o.runtime.generate import generate
@@ -88,7 +87,7 @@ def test_cached_is_uncached(engine: Engine) -> None:
 def test_chunked_prefill_is_whole_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     embeds = engine.embed(random_ids(20))
     whole = engine.prefill(embeds, engine.new_cache())
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(engine, "chunk_tokens", chunk)
     chunked = engine.prefill(embeds, engine.new_cache())
     assert_close(chunked.logits, whole.logits, "logits")
     assert_close(chunked.hidden, whole.hidden, "hidden states")
@@ -166,7 +165,7 @@ def test_generation_to_the_end_of_the_window(engine: Engine) -> None:
 
 
 def test_prefill_can_be_stopped_between_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 4)
+    monkeypatch.setattr(engine, "chunk_tokens", 4)
     cache = engine.new_cache()
     steps = engine.prefill_chunks(engine.embed(random_ids(12)), cache)
     next(steps)

@@ -24,7 +24,7 @@ from typing import Any
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import edit_distance
 from minicpm_o.evaluation.normalise import basic_normaliser, english_normaliser
-from minicpm_o.evaluation.official.files import field, read_json_lines, read_text
+from minicpm_o.evaluation.official.files import needed_text, read_records, read_text
 
 Normalise = Callable[[str], str]
 
@@ -381,9 +381,9 @@ class Utterance:
 
 def read_pairs(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """References and hypotheses of a file {"reference", "hypothesis"} a line."""
-    rows = read_json_lines(path, "expected a line {reference, hypothesis} for each recording")
-    return (tuple(field(row, "reference", str, place) for place, row in rows),
-            tuple(field(row, "hypothesis", str, place) for place, row in rows))
+    rows = read_records(path, "Expected a line {reference, hypothesis} for each recording")
+    return (tuple(needed_text(row, "reference") for row in rows),
+            tuple(needed_text(row, "hypothesis") for row in rows))
 
 
 def load_librispeech(folder: Path) -> tuple[Utterance, ...]:

@@ -58,8 +58,9 @@ _SET_APART = re.compile(r"""(?ix)
   | (?<=\w) ('n'(?=\w) | (?<!cap)'n(?=\s|$))  # rock'n'roll, more'n
 """)
 _TOKEN = re.compile(
-    rf"""
-      </?[A-Za-z][^<>\s]*>                                         # tags
+    rf"""(?=\S)(?:
+      (?P<plain>(?<!\S)[A-Za-z]+(?=,?(?:\s|\Z)))                     # most words, found before all else is tried
+    | </?[A-Za-z][^<>\s]*>                                         # tags
     | (?:https?|ftp)://\S*[\w/] | [\w.+-]+@\w+(?:\.\w+)+           # addresses
     | [#@][^\W\d]\w*                                               # hashtags
     | &(?:amp|lt|gt);
@@ -77,21 +78,27 @@ _TOKEN = re.compile(
     | \w+(?:-\w+)*\.(?=[,;:])                                      # dog., is taken for an abbreviation
     | \w+(?:(?:[-/]|(?<=[^\W\d_])[.!?](?=[^\W\d_]))\w+)*           # words, 2-3, and/or, dog.cat
     | [!?]+ | \.+ | -+ | \*+ | "+ | \S
-    """,
+    )""",
     re.VERBOSE,
 )
 
 
 def ptb_text(text: str) -> str:
     """An English caption as coco-caption tokenises it: lower-case words with blanks between."""
-    return " ".join(_ptb_tokens(text))
+    return " ".join(_tokens(text))
 
 
-def _ptb_tokens(text: str) -> Iterator[str]:
-    for found in _TOKEN.finditer(_SET_APART.sub(r" \1\2 ", text.translate(_TYPED))):
+def ptb_tokens(text: str) -> list[str]:
+    """The same as the words that CIDEr and ROUGE-L count."""
+    return ptb_text(text).split()
+
+
+def _tokens(text: str) -> Iterator[str]:
+    typed = text.translate(_TYPED)
+    for found in _TOKEN.finditer(_SET_APART.sub(r" \1\2 ", typed) if "'" in typed else typed):
         token = found.group().lower().replace(" ", "\N{NO-BREAK SPACE}")  # 2 1/2 is one word
-        token = _REPLACED.get(token, token).translate(_BRACKETS)
-        if not _is_dropped(token):
+        token = _REPLACED.get(token, token)
+        if found.lastgroup == "plain" or not _is_dropped(token := token.translate(_BRACKETS)):
             yield token
 
 

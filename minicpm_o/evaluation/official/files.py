@@ -1,7 +1,7 @@
 """Reading the published files strictly: the first thing that is wrong is an InputError that names its place.
 
-Unlike `rows.read_rows` nothing is skipped, for these files are paired by line and the official scripts stop too. Three
-ways, by what the errors must say: JSON with a source to get it from, JSON lines as rows, JSON lines parsed one by one.
+Unlike `rows.read_rows` nothing is skipped, for these files are paired by line and the official scripts stop too. JSON
+is read whole (`read_json`, `field`) or a line each (`read_records`, `needed`); the caller says where a file is from.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.rows import Row, place_of, read_rows
+from minicpm_o.evaluation.rows import Row
 
 T = TypeVar("T")
 Id = int | str
 """What questions and pictures are named by."""
 
-# --- JSON, whole or a line each, with its source ------------------------------------------------------------------
+# --- JSON as a whole ----------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path, source: str) -> Any:
@@ -30,20 +30,6 @@ def read_json(path: Path, source: str) -> Any:
         return json.loads(read_text(path, source))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error}). {source}") from error
-
-
-def read_json_lines(path: Path, source: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a file with one JSON object a line, each with its place ("FILE line 3") for errors."""
-    rows = []
-    for number, line in enumerate(read_text(path, source).removesuffix("\n").split("\n"), start=1):
-        place = f"{path.name} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place} is {shown(line)}; expected one JSON object ({error}). Mend or remove it; the "
-                             "official script stops there, at a blank line too") from error
-        rows.append((place, json_object(row, place)))
-    return rows
 
 
 def read_text(path: Path, source: str) -> str:
@@ -113,34 +99,37 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# --- JSON lines as rows -------------------------------------------------------------------------------------------
+# --- JSON, a line each --------------------------------------------------------------------------------------------
+
+LINES = "Expected a file with one JSON object a line"
 
 
-def read_lines(path: Path) -> list[bytes]:
-    """Lines of a file, without their ends. Raises InputError where it cannot be read."""
+def read_lines(path: Path, source: str = LINES) -> list[bytes]:
+    """Lines of a file, without their ends; `source` tells where the file comes from, for the error."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there. {source}")
     try:
         return path.read_bytes().splitlines()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; give the path of a jsonl file") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}. {source}") from error
 
 
-def read_records(path: Path, limit: int | None = None) -> list[Row]:
-    """The first lines of a jsonl file (all without a limit). Raises InputError at the first that is no JSON object.
-
-    Unlike `rows.read_rows` nothing is skipped: these files are paired by line, and the official scripts stop too."""
-    return [_record(path, number, line) for number, line in enumerate(read_lines(path)[:limit], start=1)]
+def read_records(path: Path, source: str = LINES, limit: int | None = None) -> list[Row]:
+    """The first lines of a jsonl file (all without a limit). Raises InputError at the first that is no JSON object; at
+    a blank one too."""
+    return [_record(path, number, line) for number, line in enumerate(read_lines(path, source)[:limit], start=1)]
 
 
 def _record(path: Path, number: int, line: bytes) -> Row:
     row = Row(path, number, {})
     if not line.strip():
-        raise wrong(row, "the line is blank", "a JSON object", "delete the line")
+        raise wrong(row, "the line is blank", "one JSON object", "remove it, for the official script stops there too")
     try:
         fields = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise wrong(row, f"not JSON ({error})", "one JSON object a line", "write the line again") from error
     if not isinstance(fields, dict):
-        raise wrong(row, f"a JSON {type(fields).__name__}", "a JSON object", "write the line again")
+        raise wrong(row, shown(fields), "one JSON object a line", "write the line again")
     return Row(path, number, fields)
 
 
@@ -160,41 +149,18 @@ def needed_text(row: Row, name: str) -> str:
     return value
 
 
+def needed_id(row: Row, name: str) -> Id:
+    """A field that must be there and names something, by a number or a text."""
+    value = needed(row, name)
+    if not isinstance(value, int | str):
+        raise wrong(row, f"{name!r} is {value!r}", "a number or a text", "mend it")
+    return value
+
+
 def wrong(row: Row, came: str, expected: str, advice: str) -> InputError:
     """The error for a row: file, line, what came, what was expected, what to do."""
-    shown = came if len(came) <= 200 else f"{came[:197]}..."
-    return InputError(f"{row.path.name} line {row.line}: {shown}; expected {expected}; {advice}")
-
-
-# --- JSON lines parsed one by one ---------------------------------------------------------------------------------
-
-
-def parse_lines(path: Path, parse: Callable[[Row], T]) -> list[T]:
-    """What each line of JSON holds; the first line that is wrong is an InputError, and so is a blank one."""
-    if not path.is_file():
-        raise InputError(f"no file {place_of(path)}; expected JSON lines, one for each question")
-    parsed, bad = read_rows(path, lambda row: [parse(row)])
-    if bad:
-        raise InputError(f"{bad[0].place}: {bad[0].reason}. Correct this line; none may be left out")
-    if len(parsed) < len(path.read_bytes().splitlines()):
-        raise InputError(f"{place_of(path)} has blank lines; the official script stops there, so remove them")
-    return parsed
-
-
-def question_id(row: Row) -> int | str:
-    """The number or name of the row's question."""
-    value = row.fields.get("question_id")
-    if not isinstance(value, (int, str)):
-        raise InputError(f"'question_id' is {value!r}; expected a number or a text")
-    return value
-
-
-def text_of(row: Row, name: str) -> str:
-    """A text that may be empty, as an answer may."""
-    value = row.fields.get(name)
-    if not isinstance(value, str):
-        raise InputError(f"{name!r} is {value!r}; expected a text; the row has {', '.join(row.fields) or 'no fields'}")
-    return value
+    told = came if len(came) <= 200 else f"{came[:197]}..."
+    return InputError(f"{row.place}: {told}; expected {expected}; {advice}")
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -16,9 +16,12 @@ Message = Mapping[str, str]
 
 
 class Judge(Protocol):
-    """Grades an answer in words."""
+    """Grades an answer in words; `more` are further fields of the request, such as top_p."""
 
-    def __call__(self, messages: Sequence[Message], *, temperature: float, max_tokens: int) -> str: ...
+    @property
+    def model(self) -> str: ...
+
+    def __call__(self, messages: Sequence[Message], *, temperature: float, max_tokens: int, **more: Any) -> str: ...
 
 
 # --- fixed replies ----------------------------------------------------------------------------------------------
@@ -27,15 +30,17 @@ class Judge(Protocol):
 class FixedJudge:
     """Gives its replies in order and remembers what it was asked; for tests and for replies recorded before."""
 
+    model = "fixed"
+
     def __init__(self, replies: Iterable[str]) -> None:
         self._replies = list(replies)
         self.requests: list[dict[str, Any]] = []
 
-    def __call__(self, messages: Sequence[Message], *, temperature: float, max_tokens: int) -> str:
+    def __call__(self, messages: Sequence[Message], *, temperature: float, max_tokens: int, **more: Any) -> str:
         """The next reply. Raises EndpointError when there are no more."""
         if len(self.requests) == len(self._replies):
             raise EndpointError(f"the fixed judge has {len(self._replies)} replies and was asked once more; "
                              f"give it a reply for every question that has no review yet")
         self.requests.append({"messages": [dict(message) for message in messages], "temperature": temperature,
-                              "max_tokens": max_tokens})
+                              "max_tokens": max_tokens, **more})
         return self._replies[len(self.requests) - 1]

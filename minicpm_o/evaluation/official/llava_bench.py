@@ -25,13 +25,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from minicpm_o.errors import EndpointError, InputError
-from minicpm_o.evaluation.answers import disk_error, write_atomically
-from minicpm_o.evaluation.metrics import rouge_l
-from minicpm_o.evaluation.normalise import has_han
+from minicpm_o.evaluation.answers import append_line, write_atomically
 from minicpm_o.evaluation.official.files import needed, needed_text, read_lines, read_records, wrong
 from minicpm_o.evaluation.official.judge import Judge
+from minicpm_o.evaluation.proxies import keyword_recall, rouge_of
 from minicpm_o.evaluation.rows import Row
-from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
 
 Pair: TypeAlias = tuple[float, float]
 """Scores of the reference and of the model."""
@@ -106,7 +104,7 @@ def read_items(questions: Path, context: Path, references: Path, answers: Path) 
     captions = _read_captions(context)
     files = (questions, references, answers)
     lengths = [len(read_lines(path)) for path in files]
-    asked, referred, answered = (read_records(path, min(lengths)) for path in files)
+    asked, referred, answered = (read_records(path, limit=min(lengths)) for path in files)
     rows = list(zip(asked, referred, answered, strict=True))
     notes = [*_length_notes(files, lengths), *_pairing_notes(rows)]
     return ReviewItems(tuple(_item(*three, captions=captions) for three in rows), tuple(notes))
@@ -195,34 +193,19 @@ def review(items: Sequence[ReviewItem], judge: Judge, path: Path) -> ReviewRun:
     Raises EndpointError where the judge fails: reviews so far stay in the file and the next run goes on behind them. An
     item is never passed over, since a review belongs to its question by its line."""
     before = read_records(path) if path.is_file() else []
-    _end_last_line(path)
     for index in range(len(before), len(items)):
         try:
             reply = judge(items[index].messages(), temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
         except EndpointError as error:
             raise EndpointError(f"question {items[index].question_id} ({index + 1} of {len(items)}) has no review: "
                              f"{error}; {index} reviews are kept in {path}, start again to go on") from error
-        _append(path, json.dumps(_review_record(index + 1, items[index], reply)) + "\n")
+        append_line(path, json.dumps(_review_record(index + 1, items[index], reply)))
     return ReviewRun(max(0, len(items) - len(before)), len(before), tuple(_resume_notes(before, items)))
 
 
 def _review_record(number: int, item: ReviewItem, reply: str) -> dict[str, Any]:
     return {"id": number, "question_id": item.question_id, "answer1_id": item.reference_id,
             "answer2_id": item.answer_id, "category": item.category, "content": reply, "tuple": parse_score(reply)}
-
-
-def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise disk_error(error, path) from error
-
-
-def _end_last_line(path: Path) -> None:
-    """A line without an end would run into the next review."""
-    if path.is_file() and (content := path.read_bytes()) and not content.endswith((b"\n", b"\r")):
-        _append(path, "\n")
 
 
 def _resume_notes(before: Sequence[Row], items: Sequence[ReviewItem]) -> Iterator[str]:
@@ -398,41 +381,19 @@ class ProxyScores:
                  "published LLaVA-Bench score")
 
 
-# Words that say nothing about a picture.
-_EMPTY_WORDS = frozenset(
-    "a an the this that these those it its is are was were be been being am do does did has have had having can could "
-    "will would may might must shall should and or but nor so if then than as at by for from in into of on onto over "
-    "to up with within without about there here which who whom whose what when where why how not no also some any each "
-    "such their his her our your my they he she we you i them him us me 's 的 了 是 在 和 有 一 个 这 那 它 们 也 着 与"
-    .split()
-)
-
-
 def proxy_scores(items: Sequence[ReviewItem]) -> ProxyScores:
     """ROUGE-L against the reference, and the share of the reference's content words that the answer holds."""
-    return ProxyScores(_means_by_category(items, _rouge), _means_by_category(items, _keyword_recall))
+    return ProxyScores(_means_by_category(items, rouge_of), _means_by_category(items, keyword_recall))
 
 
-def _means_by_category(items: Sequence[ReviewItem], judge: Callable[[ReviewItem], float]) -> dict[str, float]:
+def _means_by_category(items: Sequence[ReviewItem], nearness: Callable[[str, str], float]
+                       ) -> dict[str, float]:
     groups: dict[str, list[float]] = {"all": []} if items else {}
     for item in items:
-        value = 100 * judge(item)
+        value = 100 * nearness(item.answer, item.reference)
         groups["all"].append(value)
         groups.setdefault(item.category, []).append(value)
     return {name: sum(values) / len(values) for name, values in groups.items()}
-
-
-def _rouge(item: ReviewItem) -> float:
-    return rouge_l(_words(item.answer), [_words(item.reference)])
-
-
-def _keyword_recall(item: ReviewItem) -> float:
-    wanted = set(_words(item.reference)) - _EMPTY_WORDS
-    return len(wanted & set(_words(item.answer))) / len(wanted) if wanted else 0.0
-
-
-def _words(text: str) -> list[str]:
-    return character_tokens(text) if has_han(text) else caption_tokens(text)
 
 
 # --- the official folder ----------------------------------------------------------------------------------------

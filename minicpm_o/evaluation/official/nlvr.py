@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.files import field, picture, read_json_lines, read_text
+from minicpm_o.evaluation.official.files import needed_text, picture, read_records, read_text
 
 ORDERS = 6
 """Pictures of an example."""
@@ -104,16 +104,15 @@ def read_predictions(path: Path) -> dict[str, str]:
 def read_examples(path: Path) -> tuple[NlvrExample, ...]:
     """The sentences and labels of a split, without pictures."""
     return tuple(
-        NlvrExample(field(row, "identifier", str, place), field(row, "sentence", str, place),
-                    field(row, "label", str, place))
-        for place, row in read_json_lines(path, NLVR)
+        NlvrExample(needed_text(row, "identifier"), needed_text(row, "sentence"), needed_text(row, "label"))
+        for row in read_records(path, NLVR)
     )
 
 
 def load_nlvr(folder: Path, split: str = "dev") -> tuple[NlvrExample, ...]:
     """The sentences, labels and pictures of a split."""
     path = folder / split / f"{split}.json"
-    directories = [field(row, "directory", str, place) for place, row in read_json_lines(path, NLVR)]
+    directories = [needed_text(row, "directory") for row in read_records(path, NLVR)]
     return tuple(
         NlvrExample(example.identifier, example.sentence, example.label, tuple(
             picture(folder / split / "images" / directory / f"{split}-{key}.png", NLVR) for key in _keys(example)))

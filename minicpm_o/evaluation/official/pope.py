@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import YesNo, pope_yes_no
-from minicpm_o.evaluation.official.files import parse_lines, question_id, text_of
+from minicpm_o.evaluation.official.files import needed_id, needed_text, read_records, wrong
 from minicpm_o.evaluation.official.mme import Label, vlmevalkit_yes_no
 from minicpm_o.evaluation.official.vqa import SHORT_ANSWER
 from minicpm_o.evaluation.rows import Row, place_of
@@ -148,29 +147,29 @@ def _share(labels: Sequence[Label]) -> float:
 
 def read_answers(path: Path) -> list[str]:
     """Answers of JSON lines {"question", "answer"}, in the order of the label file. Raises InputError."""
-    return parse_lines(path, lambda row: text_of(row, "answer"))
+    return [needed_text(row, "answer") for row in read_records(path)]
 
 
 def read_labels(path: Path) -> list[YesNo]:
     """Right answers of coco_pope_SPLIT.json. Raises InputError."""
-    return parse_lines(path, _label)
+    return [_label(row) for row in read_records(path)]
 
 
 def read_llava_answers(answers: Path, questions: Path) -> dict[str, list[str]]:
     """Answers of LLaVA's JSON lines {"question_id", "text"} by the category that the question file gives them."""
-    categories = dict(parse_lines(questions, lambda row: (question_id(row), text_of(row, "category"))))
-    lines = parse_lines(answers, lambda row: (question_id(row), text_of(row, "text")))
+    categories = {needed_id(row, "question_id"): needed_text(row, "category") for row in read_records(questions)}
     texts: dict[str, list[str]] = {}
-    for number, (identity, text) in enumerate(lines, start=1):
+    for row in read_records(answers):
+        identity = needed_id(row, "question_id")
         if identity not in categories:
-            raise InputError(f"{place_of(answers)} line {number}: question_id {identity!r} is not in "
-                             f"{place_of(questions)}; give the questions that these answers were made for")
-        texts.setdefault(categories[identity], []).append(text)
+            raise wrong(row, f"question_id {identity!r}", f"a question of {place_of(questions)}",
+                        "give the questions that these answers were made for")
+        texts.setdefault(categories[identity], []).append(needed_text(row, "text"))
     return texts
 
 
 def _label(row: Row) -> YesNo:
-    value = text_of(row, "label")
+    value = needed_text(row, "label")
     return "no" if value == "no" else "yes"  # so in the official script: all that is not "no" is yes
 
 
@@ -178,15 +177,16 @@ def load(folder: Path, images: Path) -> tuple[PopeQuestion, ...]:
     """The questions of the coco_pope_SPLIT.json (or other *_pope_*.json) in a folder, with pictures from another.
     Raises InputError that says where to get the set."""
     questions = [question for split, path in _label_files(folder).items()
-                 for question in parse_lines(path, partial(_question, split=split, images=images))]
+                 for question in (_question(row, split, images) for row in read_records(path, WHERE))]
     for question in questions:
         if not question.image.is_file():
             raise InputError(f"no picture {question.image.name} in {place_of(images)}. {WHERE}")
     return tuple(questions)
 
 
-def _question(row: Row, *, split: str, images: Path) -> PopeQuestion:
-    return PopeQuestion(question_id(row), split, images / row.text("image"), row.text("text"), _label(row))
+def _question(row: Row, split: str, images: Path) -> PopeQuestion:
+    return PopeQuestion(needed_id(row, "question_id"), split, images / needed_text(row, "image"),
+                        needed_text(row, "text"), _label(row))
 
 
 def _label_files(folder: Path) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minicpm_o.errors import InputError
-from minicpm_o.evaluation.official.files import parse_lines, question_id, text_of
+from minicpm_o.evaluation.official.files import needed, needed_id, needed_text, read_records, wrong
 from minicpm_o.evaluation.rows import Row, place_of
 
 Parser = Literal["official", "llava", "lmms_eval"]
@@ -178,12 +178,12 @@ def _tally_kind(hits: Sequence[tuple[SeedQuestion, bool]], kind: Kind) -> Tally 
 
 def read_answers(path: Path, field: Literal["text", "prediction"] = "text") -> dict[Identity, str]:
     """Answers by question id; the last line of an id counts. Raises InputError."""
-    return dict(parse_lines(path, lambda row: (question_id(row), text_of(row, field))))
+    return {needed_id(row, "question_id"): needed_text(row, field) for row in read_records(path)}
 
 
 def read_losses(path: Path) -> dict[Identity, tuple[float, ...]]:
     """Four losses a question id. Raises InputError."""
-    return dict(parse_lines(path, lambda row: (question_id(row), _losses(row))))
+    return {needed_id(row, "question_id"): _losses(row) for row in read_records(path)}
 
 
 def result_lines(questions: Iterable[SeedQuestion], answers: Mapping[Identity, str]) -> list[str]:
@@ -199,13 +199,13 @@ def result_lines(questions: Iterable[SeedQuestion], answers: Mapping[Identity, s
 
 
 def _losses(row: Row) -> tuple[float, ...]:
-    values = row.fields.get("losses")
+    values = needed(row, "losses")
     try:
         losses = tuple(float(value) for value in values or ())
     except (TypeError, ValueError):
         losses = ()
     if len(losses) != len(LETTERS):
-        raise InputError(f"'losses' is {values!r}; expected four numbers, one for each of the choices A to D")
+        raise wrong(row, f"'losses' is {values!r}", "four numbers, one for each of the choices A to D", "mend it")
     return losses
 
 

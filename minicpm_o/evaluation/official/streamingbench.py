@@ -1,10 +1,11 @@
-"""StreamingBench: 900 videos, 4,500 questions asked while the video runs; the statistics of its answer files.
+"""StreamingBench: 900 videos, 4,500 questions asked while the video runs; its arithmetic and that of its answer files.
 
-Protocol: `real`, `omni` and `sqa` are questions with four options, and the FIRST CHARACTER of the answer must be the
-letter: "The answer is B" counts as T, "(C)" as "(", "b" is wrong. `proactive` asks once a second whether it is time to
-speak; the last reply must come within 2 s of the true time (time_correct) and then hold the expected words
-(answer_correct).
-Source: StreamingBench (arXiv:2411.03628), src/data/count.py at 8929923.
+Protocol: `real`, `omni` and `sqa` are questions with four options about the video up to the moment of the question, in
+the main table its last minute, and the FIRST CHARACTER of the answer must be the letter: "The answer is B" counts as T,
+"(C)" as "(", "b" is wrong. `proactive` asks once a second, from a second after the request on, whether it is time to
+speak; a reply with "yes" in it ends the asking, and what is then said must come within 2 s of the true time
+(time_correct) and hold the expected words (answer_correct).
+Source: StreamingBench (arXiv:2411.03628), src/data/count.py and src/benchmark at 8929923. The requests are worded anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,8 +26,12 @@ Counts: TypeAlias = dict[str, dict[str, float]]
 
 TASKS: tuple[TaskName, ...] = ("real", "omni", "sqa", "proactive")
 TOLERANCE_SECONDS = 2
+WINDOW_SECONDS = 60
+"""So much before a question with options is shown in the main table."""
 LAST_POLL_AFTER_SECONDS = 4
 """So long after the true time the model is still asked."""
+POLL = '{request}\nIs it the right time to output "{output}" now? Answer only yes or no.'
+SAY = "{request}\nIt is time now. Write only what is to be output."
 CHOICE_RATIOS = {"correct": "accuracy"}
 PROACTIVE_RATIOS = {"time_correct": "time_accuracy", "answer_correct": "answer_accuracy"}
 CHOICE_COLUMNS = ("task_type", "total", "correct", "accuracy")
@@ -58,9 +63,39 @@ class Statistics:
         return text.getvalue()
 
 
-def poll_times(asked: str, truth: str) -> range:
+def poll_times(asked_s: int, due_s: int) -> range:
     """Seconds of the video at which a proactive model is asked whether to speak now, until it says yes."""
-    return range(seconds(asked), seconds(truth) + LAST_POLL_AFTER_SECONDS + 1)
+    return range(asked_s + 1, due_s + LAST_POLL_AFTER_SECONDS + 1)
+
+
+def is_yes(reply: str) -> bool:
+    """Whether a reply to the question if it is time to speak ends the asking."""
+    return "yes" in reply.lower()
+
+
+def is_letter(answer: str, letter: str) -> bool:
+    """Whether an answer to a question with options is right; one without a character is wrong (the script stops)."""
+    return answer[:1] == letter
+
+
+def is_in_time(time_s: float, due_s: float) -> bool:
+    """Whether something was said when it was due."""
+    return abs(time_s - due_s) <= TOLERANCE_SECONDS
+
+
+def tally(judged: Iterable[tuple[str, Mapping[str, bool]]], ratios: Mapping[str, str], *, with_total: bool) -> Counts:
+    """Task type and judgements of each answer to counts and their ratios, over the types and all together."""
+    stats: Counts = {}
+    for task_type, rights in judged:
+        for name in (task_type, "total") if with_total else (task_type,):
+            nothing: dict[str, float] = {"total": 0, **dict.fromkeys(ratios, 0), **dict.fromkeys(ratios.values(), 0.0)}
+            row = stats.setdefault(name, nothing)
+            row["total"] += 1
+            for right in ratios:
+                row[right] += rights[right]
+    for row in stats.values():
+        row.update({ratio: row[right] / row["total"] for right, ratio in ratios.items()})
+    return stats
 
 
 def seconds(time_stamp: str) -> int:
@@ -77,20 +112,12 @@ def statistics(path: Path, task: TaskName, model: str) -> Statistics:
     Raises InputError where the official script would crash."""
     if task not in TASKS:
         raise OptionError(f"unknown StreamingBench task {task!r}; expected one of {', '.join(TASKS)}")
-    questions = list(_questions(path, task))
-    answered = [question for question in questions if question.is_answered(model, skip_empty=task == "sqa")]
-    count, ratios = (_count_proactive, PROACTIVE_RATIOS) if task == "proactive" else (_count_choice, CHOICE_RATIOS)
-    stats: Counts = {}
-    for question in answered:
-        groups = [question.text("task_type"), *(["total"] if task in ("real", "omni") else [])]
-        count(question, model, [_group(stats, name, ratios) for name in groups])
-    for row in stats.values():
-        row.update({ratio: row[right] / row["total"] for right, ratio in ratios.items()})
-    return Statistics(task, stats, len(answered), tuple(_notes(model, len(questions), len(answered))))
-
-
-def _group(stats: Counts, name: str, ratios: Mapping[str, str]) -> dict[str, float]:
-    return stats.setdefault(name, {"total": 0, **dict.fromkeys(ratios, 0), **dict.fromkeys(ratios.values(), 0.0)})
+    asked = list(questions(path, task))
+    answered = [question for question in asked if question.is_answered(model, skip_empty=task == "sqa")]
+    judge, ratios = (_judge_proactive, PROACTIVE_RATIOS) if task == "proactive" else (_judge_choice, CHOICE_RATIOS)
+    judged = ((question.text("task_type"), judge(question, model)) for question in answered)
+    stats = tally(judged, ratios, with_total=task in ("real", "omni"))
+    return Statistics(task, stats, len(answered), tuple(_notes(model, len(asked), len(answered))))
 
 
 def _notes(model: str, num_questions: int, num_answered: int) -> Iterator[str]:
@@ -104,11 +131,15 @@ def _notes(model: str, num_questions: int, num_answered: int) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """A question of the answer file, and where it stands there."""
+class FileQuestion:
+    """A question of a question or answer file, and where it stands there."""
 
     place: str
     fields: Mapping[str, Any]
+    video: str = ""
+    """As the file writes it, ./videos/sample_1_real.mp4."""
+    entry: int = 0
+    """The list item that it belongs to; of sqa, questions that build upon one another share it."""
 
     def is_answered(self, model: str, skip_empty: bool) -> bool:
         """Whether it counts: the official script leaves empty answers out of sqa alone."""
@@ -130,27 +161,21 @@ class _Question:
         return InputError(f"{self.place}: {came[:200]}; expected {expected}; {advice}")
 
 
-def _count_choice(question: _Question, model: str, rows: list[dict[str, float]]) -> None:
+def _judge_choice(question: FileQuestion, model: str) -> dict[str, bool]:
     answer = question.text(model)
     if not answer:
         raise question.wrong("the answer is empty", "a letter (the script looks at the first character)",
                              f"ask the model again, or take the key {model!r} away to leave the question out")
-    for row in rows:
-        row["total"] += 1
-        row["correct"] += answer[0] == question.text("answer")
+    return {"correct": is_letter(answer, question.text("answer"))}
 
 
-def _count_proactive(question: _Question, model: str, rows: list[dict[str, float]]) -> None:
-    time, content = _last_reply(question, model)
-    in_time = abs(time - question.time("ground_truth_time_stamp")) <= TOLERANCE_SECONDS
-    right = in_time and question.text("ground_truth_output") in content
-    for row in rows:
-        row["total"] += 1
-        row["time_correct"] += in_time
-        row["answer_correct"] += right
+def _judge_proactive(question: FileQuestion, model: str) -> dict[str, bool]:
+    time_s, content = _last_reply(question, model)
+    in_time = is_in_time(time_s, question.time("ground_truth_time_stamp"))
+    return {"time_correct": in_time, "answer_correct": in_time and question.text("ground_truth_output") in content}
 
 
-def _last_reply(question: _Question, model: str) -> tuple[float, str]:
+def _last_reply(question: FileQuestion, model: str) -> tuple[float, str]:
     answer = question.fields[model]
     history = answer.get("dialog_history") if isinstance(answer, dict) else None
     last = history[-1] if isinstance(history, list) and history else None
@@ -165,23 +190,24 @@ def _last_reply(question: _Question, model: str) -> tuple[float, str]:
 # --- the answer file --------------------------------------------------------------------------------------------
 
 
-def _questions(path: Path, task: TaskName) -> Iterator[_Question]:
-    """All questions of a file in order; `sqa` has lists of videos where the others have videos."""
+def questions(path: Path, task: TaskName) -> Iterator[FileQuestion]:
+    """All questions of a file in order; `sqa` has lists of videos where the others have videos. Raises InputError."""
     for number, entry in enumerate(_as_list(_load(path), path.name, "videos"), start=1):
         place = f"{path.name} entry {number}"
         for video in _as_list(entry, place, "videos") if task == "sqa" else [entry]:
-            yield from _questions_of(video, place)
+            yield from _questions_of(video, place, number)
 
 
-def _questions_of(video: Any, place: str) -> Iterator[_Question]:
+def _questions_of(video: Any, place: str, entry: int) -> Iterator[FileQuestion]:
     if not isinstance(video, dict) or "questions" not in video:
         raise InputError(f"{place}: {_kind(video)}; expected a video with \"questions\"; check that the file is of "
                          f"this task: sqa files hold lists of videos, the others videos")
+    name = video.get("video_path", "no video_path")
     for number, fields in enumerate(_as_list(video["questions"], place, "questions"), start=1):
-        where = f"{place} ({video.get('video_path', 'no video_path')}) question {number}"
+        where = f"{place} ({name}) question {number}"
         if not isinstance(fields, dict):
             raise InputError(f"{where}: {_kind(fields)}; expected a question as an object; mend the file")
-        yield _Question(where, fields)
+        yield FileQuestion(where, fields, str(name), entry)
 
 
 def _as_list(value: Any, place: str, of: str) -> list[Any]:
@@ -199,7 +225,8 @@ def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; give the path of an answer file") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}; give the path of a question or answer "
+                         f"file") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is not JSON: {error}; expected an answer file of StreamingBench; "
+        raise InputError(f"{path.name} is not JSON: {error}; expected a question or answer file of StreamingBench; "
                          f"write it again") from error

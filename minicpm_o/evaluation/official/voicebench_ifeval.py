@@ -87,23 +87,41 @@ Check: TypeAlias = Callable[[str, Arguments], bool]
 # --- the evaluator ----------------------------------------------------------------------------------------------
 
 
-def evaluate_instructions(rows: Sequence[Row]) -> tuple[dict[str, float], list[str]]:
-    """Strict and loose accuracy by prompt and by instruction, 0 to 1, and their mean."""
+@dataclass(frozen=True)
+class Followed:
+    """For each instruction of a prompt, whether the answer follows it: as it is, and in any of its loose forms."""
+
+    strict: tuple[bool, ...]
+    loose: tuple[bool, ...]
+
+
+def follow(rows: Sequence[Row]) -> list[Followed]:
+    """What the answers follow; rows that share a prompt are all judged by the last one's answer."""
     answers = {needed_text(row, "prompt"): needed_text(row, "response") for row in rows}
+    return [Followed(_followed(row, (answer,)), _followed(row, loose_forms(answer)))
+            for row in rows for answer in [answers[row.fields["prompt"]]]]
+
+
+def followed_scores(parts: Sequence[Followed]) -> dict[str, float]:
+    """Strict and loose accuracy by prompt and by instruction, 0 to 1, and their mean."""
     scores: dict[str, float] = {}
-    for name, forms in (("strict", lambda text: (text,)), ("loose", loose_forms)):
-        followed = [_followed(row, forms(answers[row.fields["prompt"]])) for row in rows]
-        each = [hit for hits in followed for hit in hits]
-        scores[f"{name}-prompt"] = sum(map(all, followed)) / len(followed)
+    for name, prompts in (("strict", [part.strict for part in parts]), ("loose", [part.loose for part in parts])):
+        each = [hit for hits in prompts for hit in hits]
+        scores[f"{name}-prompt"] = sum(map(all, prompts)) / len(prompts)
         scores[f"{name}-instruction"] = sum(each) / len(each) if each else 0.0
     scores["final"] = sum(scores.values()) / len(scores)
-    return scores, list(_notes(rows, len(answers)))
+    return scores
 
 
-def _followed(row: Row, forms: Sequence[str]) -> list[bool]:
+def followed_notes(rows: Sequence[Row], parts: Sequence[Followed]) -> list[str]:
+    """What a reader of the scores must know."""
+    return list(_notes(rows, len({row.fields["prompt"] for row in rows})))
+
+
+def _followed(row: Row, forms: Sequence[str]) -> tuple[bool, ...]:
     """For each instruction of a row, whether one of the forms of the answer follows it; a blank form never does."""
     spoken = [form for form in forms if form.strip()]
-    return [any(check(form, arguments) for form in spoken) for check, arguments in _instructions(row)]
+    return tuple(any(check(form, arguments) for form in spoken) for check, arguments in _instructions(row))
 
 
 def loose_forms(answer: str) -> tuple[str, ...]:

@@ -27,10 +27,12 @@ from minicpm_o.evaluation.official.files import (
     field,
     id_field,
     json_object,
+    needed_id,
+    needed_text,
     numbered,
     picture,
     read_json,
-    read_json_lines,
+    read_records,
     shown,
     texts,
 )
@@ -157,16 +159,16 @@ def textvqa_scores(answers: Path, annotations: Path, parser: str = "m4c") -> Ite
     """Accuracy of a file {question_id, prompt, text} a line, as LLaVA's eval_textvqa.py pairs it with TextVQA's json.
 
     The mean is over the lines of the answers, not over the questions of the set."""
-    rows = read_json_lines(answers, "expected the answers of a model, a line {question_id, prompt, text} each")
+    rows = read_records(answers, "Expected the answers of a model, a line {question_id, prompt, text} each")
     known = {(item[0], item[1].lower()): item[2] for item in _textvqa_annotations(annotations)}
     predictions, references = [], []
-    for place, row in rows:
-        key = (id_field(row, "question_id", place), textvqa_question(field(row, "prompt", str, place), place))
+    for row in rows:
+        key = (needed_id(row, "question_id"), textvqa_question(needed_text(row, "prompt"), row.place))
         if key not in known:
-            raise InputError(f"{place}: {annotations.name} has no question {key[1]!r} for image {key[0]!r}; "
+            raise InputError(f"{row.place}: {annotations.name} has no question {key[1]!r} for image {key[0]!r}; "
                              "question_id must be the image_id, the prompt must begin with the question of the set")
-        predictions.append(field(row, "text", str, place))
-        references.append(_ten(known[key], place) if parser == "m4c" else known[key])
+        predictions.append(needed_text(row, "text"))
+        references.append(_ten(known[key], row.place) if parser == "m4c" else known[key])
     return vqa_accuracy(parser, predictions, references)
 
 

@@ -11,6 +11,8 @@ from minicpm_o.evaluation.official import mme as official_mme
 from minicpm_o.evaluation.official import ocrbench as official_ocrbench
 from minicpm_o.evaluation.official import pope as official_pope
 from minicpm_o.evaluation.official import seed_bench as official_seed_bench
+from minicpm_o.evaluation.official import streamingbench_set as official_streamingbench
+from minicpm_o.evaluation.official import voicebench_set as official_voicebench
 from minicpm_o.evaluation.official import vqa as official_vqa
 from minicpm_o.evaluation.tasks import (
     audio,
@@ -27,16 +29,19 @@ from minicpm_o.evaluation.tasks import (
     ocrbench,
     pope,
     questions,
+    retrieval_sets,
     seed_bench,
     speech,
+    streamingbench,
     video,
+    voicebench,
     vqa,
 )
-from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet
+from minicpm_o.evaluation.tasks.base import Item, Loader, Task, TaskSet, Verb
 from minicpm_o.evaluation.tasks.no_speech import no_speech_task
 from minicpm_o.evaluation.tasks.published import stand_in
 
-__all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "load_tasks"]
+__all__ = ["PUBLISHED", "Item", "Task", "TaskSet", "Verb", "load_tasks"]
 
 FOLDERS: dict[str, Loader] = {
     "flickr8k/captions.jsonl": flickr8k.load,
@@ -50,7 +55,10 @@ FOLDERS: dict[str, Loader] = {
     f"{seed_bench.FILE} with {seed_bench.FOLDERS[0]}/": seed_bench.load,
     "pope/coco_pope_*.json with val2014/": pope.load,
     f"{llava_bench.FOLDER}/": llava_bench.load,
+    f"{streamingbench.FOLDER}/": streamingbench.load,
     "textvqa/, vqa_v2/, docvqa/, chartqa/": vqa.load,
+    f"{official_voicebench.FOLDER}/": voicebench.load,
+    f"{retrieval_sets.FOLDER}/": retrieval_sets.load,
 }
 """Files of a set -> loader of the data folder."""
 
@@ -62,6 +70,7 @@ PATTERNS: dict[str, Loader] = {
     "MMBench*.tsv": mmbench.load,
     "OCRBench*.tsv": ocrbench.load,
 }
+"""Name pattern -> loader of one file."""
 PUBLISHED: dict[str, str] = {
     "mme": official_mme.WHERE,
     "pope": official_pope.WHERE,
@@ -72,9 +81,11 @@ PUBLISHED: dict[str, str] = {
     "vqa_v2": official_vqa.VQA_V2,
     "docvqa": official_vqa.DOCVQA,
     "chartqa": official_vqa.CHARTQA,
+    "voicebench": official_voicebench.WHERE,
+    retrieval_sets.NAME: retrieval_sets.WHERE,
+    "streamingbench": official_streamingbench.WHERE,
 }
 """Benchmark -> where its set is had and what is expected."""
-"""Name pattern -> loader of one file."""
 
 ANSWERS_ENDING = ".answers.jsonl"
 """Answer files of earlier runs, which are never data."""

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.rows import Row, read_rows
 from minicpm_o.evaluation.scoring import CaptionScorer, contains_scorer, keyword_scorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, task_set
 from minicpm_o.evaluation.tasks.fsdd import digit_tasks, parse_digit
 from minicpm_o.evaluation.tasks.speech import asr_tasks, parse_speech, transcribe_tasks
-from minicpm_o.evaluation.tokenise import caption_tokens
 from minicpm_o.inputs.prompts import KEYWORD, SOUND_CAPTION, SOUND_EVENT, SPOKEN_QUESTION
 
 KINDS = ("asr", "digit", "keyword", "sound-event", "audio-caption", "spoken-question", "spoken-image-question")
@@ -72,7 +72,7 @@ def _build(stem: str, tagged: list[Tagged]) -> Iterable[Task]:
     for name in ("keyword", "sound-event"):
         yield Task(f"{stem}/{name}", tuple(lines.get(name, [])), contains_scorer())
     captions = tuple(lines.get("audio-caption", []))
-    yield Task(f"{stem}/audio-caption", captions, CaptionScorer(caption_tokens, with_cider=False), 48)
+    yield Task(f"{stem}/audio-caption", captions, CaptionScorer(ptb_tokens, with_cider=False), 48)
     yield from _question_tasks(stem, lines.get("spoken-question", []))
     for name in ("spoken-question", "spoken-image-question"):
         yield from transcribe_tasks(f"{stem}/{name}_transcribe", lines.get(f"{name}_heard", []))

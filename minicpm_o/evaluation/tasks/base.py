@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from minicpm_o.evaluation.moments import Moment
 from minicpm_o.evaluation.rows import BadRow, Media, Row, read_rows
 from minicpm_o.evaluation.scoring import Scorer
 
-Verb = Literal["chat", "transcribe", "rank"]
-"""Answer in words, write down speech, or say which of the choices is the likeliest answer."""
+Verb = Literal["chat", "transcribe", "rank", "match", "speak", "poll", "live"]
+"""Answer in words, write down speech, say which of the choices is the likeliest answer, say how likely each of them is,
+read the question aloud (what the recogniser hears of it is the answer), be asked every second whether it is time to
+answer, or watch a live stream and speak up unasked."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,18 @@ class Item:
     """Unique within its task; the same in every run over the same data."""
     media: tuple[Media, ...]
     question: str
-    """Words that stand beside the media, and alone in the blind run; empty for `transcribe`."""
+    """Words that stand beside the media, and alone in the blind run; empty for `transcribe` and where the medium says
+    it all."""
     expected: tuple[str, ...]
     """Accepted answers, reference captions or the transcript."""
     group: str | None = None
     """Questions about one picture share it: they are sampled together and are not independent."""
     tag: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
+    row: Row | None = None
+    """Of a published set whose evaluator reads whole rows."""
+    moment: Moment | None = None
+    """When the answer is due, where that is what is asked."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,11 @@ class Task:
     has_blind: bool = True
     notes: tuple[str, ...] = ()
 
+    def blind_question(self, item: Item) -> str:
+        """What is asked without the medium: items that share it get one answer. When something is said depends on the
+        item's times too."""
+        return item.question if item.moment is None else f"{item.id}: {item.question}"
+
 
 @dataclass(frozen=True)
 class TaskSet:
@@ -57,6 +70,15 @@ class TaskSet:
     bad_rows: tuple[BadRow, ...] = ()
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def merged(sets: Iterable[TaskSet]) -> TaskSet:
+    """Several sets as one."""
+    found = list(sets)
+    return TaskSet(tuple(task for one in found for task in one.tasks),
+                   tuple(bad for one in found for bad in one.bad_rows),
+                   tuple(file for one in found for file in one.files),
+                   tuple(note for one in found for note in one.notes))
 
 
 Loader = Callable[[Path], TaskSet]

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.rows import Media, Row, read_rows
 from minicpm_o.evaluation.scoring import CaptionScorer, PresenceScorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, task_set
-from minicpm_o.evaluation.tokenise import caption_tokens
 from minicpm_o.inputs.prompts import CAPTION, CAPTION_BEAMS, PRESENCE
 
 KINDS = ("random", "popular", "adversarial")
@@ -47,7 +47,7 @@ def load(data_dir: Path) -> TaskSet:
         f"coco/presence: {sum(not picture.classes for picture in pictures)} of {len(pictures)} rows have no boxes",
     )
     tasks = (
-        Task("coco/caption", tuple(captions), CaptionScorer(caption_tokens), max_tokens=48, num_beams=CAPTION_BEAMS),
+        Task("coco/caption", tuple(captions), CaptionScorer(ptb_tokens), max_tokens=48, num_beams=CAPTION_BEAMS),
         Task("coco/presence", tuple(presence), PresenceScorer(), max_tokens=8),
     )
     return task_set(path, tasks, bad, notes)

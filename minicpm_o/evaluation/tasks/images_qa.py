@@ -11,10 +11,11 @@ from pathlib import Path
 
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.metrics import yes_no
+from minicpm_o.evaluation.official.caption import ptb_tokens
 from minicpm_o.evaluation.rows import Row
 from minicpm_o.evaluation.scoring import CaptionScorer, Scorer, contains_scorer, letter_scorer, yes_no_scorer
 from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, load_file
-from minicpm_o.evaluation.tokenise import caption_tokens, character_tokens
+from minicpm_o.evaluation.tokenise import character_tokens
 from minicpm_o.inputs.prompts import CAPTION_BEAMS, CHOICES
 
 
@@ -97,5 +98,5 @@ _MAX_TOKENS = {"yesno": 8, "open": 32, "caption": 48, "mcq": 16}
 
 def _scorer(kind: str, language: str) -> Scorer:
     if kind == "caption":
-        return CaptionScorer(character_tokens if language == "zh" else caption_tokens)
+        return CaptionScorer(character_tokens if language == "zh" else ptb_tokens)
     return {"yesno": yes_no_scorer, "open": contains_scorer, "mcq": letter_scorer}[kind]()

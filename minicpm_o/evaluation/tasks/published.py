@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from minicpm_o.errors import InputError
+from minicpm_o.evaluation.baselines import Baseline, Chance, chance_of
 from minicpm_o.evaluation.intervals import Interval
 from minicpm_o.evaluation.rows import BadRow
-from minicpm_o.evaluation.scoring import Chance, Question, Scores
+from minicpm_o.evaluation.scoring import Question, Scores
 from minicpm_o.evaluation.tasks.base import Task, TaskSet
 
 ROUNDS = 200
@@ -46,12 +47,9 @@ class PublishedScorer:
         return Scores(self.totals(items, answers), self._interval(items, answers), dict(self.details))
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        """The best constant answer, or the guess where that is better."""
-        constants = {answer: self._headline(items, [answer] * len(items)) for answer in self.constants}
-        best = max(constants, key=constants.__getitem__, default=None)
-        if best is not None and (self.guess is None or constants[best] >= self.guess):
-            return Chance(constants[best], f"best constant answer ({best!r})")
-        return Chance(self.guess, self.guess_rule if self.guess is not None else "not known")
+        """Constant answers, the guess, and the answer that is right most often."""
+        guess = None if self.guess is None else Baseline(self.guess, self.guess_rule)
+        return chance_of(items, lambda answers: self._headline(items, answers), constants=self.constants, guess=guess)
 
     def _headline(self, items: Sequence[Question], answers: Sequence[str]) -> float:
         if self.headline is not None:
@@ -59,17 +57,22 @@ class PublishedScorer:
         return next(iter(self.totals(items, answers).values()))
 
     def _interval(self, items: Sequence[Question], answers: Sequence[str]) -> Interval | None:
-        kinds: dict[str, dict[str, list[int]]] = {}
-        for place, item in enumerate(items):
-            kinds.setdefault(item.tag, {}).setdefault(item.group or str(place), []).append(place)
-        if sum(map(len, kinds.values())) < 2:
-            return None
-        rng, draws = np.random.default_rng(0), []
-        for _ in range(ROUNDS):
-            picked = [place for pictures in kinds.values() for place in _resampled(list(pictures.values()), rng)]
-            draws.append(self._headline([items[place] for place in picked], [answers[place] for place in picked]))
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return float(low), float(high)
+        return resampled_interval(items, lambda picked: self._headline(
+            [items[place] for place in picked], [answers[place] for place in picked]))
+
+
+def resampled_interval(items: Sequence[Question], headline: Callable[[Sequence[int]], float]) -> Interval | None:
+    """95 % interval of a score by resampling pictures kind by kind; `headline` computes it over picked items."""
+    kinds: dict[str, dict[str, list[int]]] = {}
+    for place, item in enumerate(items):
+        kinds.setdefault(item.tag, {}).setdefault(item.group or str(place), []).append(place)
+    if sum(map(len, kinds.values())) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    draws = [headline([place for pictures in kinds.values() for place in _resampled(list(pictures.values()), rng)])
+             for _ in range(ROUNDS)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _resampled(pictures: Sequence[Sequence[int]], rng: np.random.Generator) -> list[int]:

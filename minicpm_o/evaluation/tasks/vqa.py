@@ -9,7 +9,7 @@ from pathlib import Path
 from minicpm_o.evaluation.official import vqa
 from minicpm_o.evaluation.rows import Media
 from minicpm_o.evaluation.scoring import Question
-from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet
+from minicpm_o.evaluation.tasks.base import Item, Task, TaskSet, merged
 from minicpm_o.evaluation.tasks.published import PublishedScorer, published_set
 
 LOADERS: Mapping[str, tuple[Callable[[Path], tuple[vqa.VqaItem, ...]], str]] = {
@@ -23,11 +23,8 @@ LOADERS: Mapping[str, tuple[Callable[[Path], tuple[vqa.VqaItem, ...]], str]] = {
 
 def load(data_dir: Path) -> TaskSet:
     """A task for each of the four folders that is there."""
-    sets = [published_set(data_dir / name, partial(_tasks, data_dir, name))
-            for name in LOADERS if (data_dir / name).is_dir()]
-    return TaskSet(tuple(task for found in sets for task in found.tasks),
-                   tuple(bad for found in sets for bad in found.bad_rows),
-                   tuple(file for found in sets for file in found.files))
+    return merged(published_set(data_dir / name, partial(_tasks, data_dir, name))
+                  for name in LOADERS if (data_dir / name).is_dir())
 
 
 def _tasks(data_dir: Path, name: str) -> list[Task]:

@@ -12,13 +12,14 @@ from typing import Literal
 
 Sense = Literal["see", "hear"]
 
-_SAY = (r"(?:say|tell me|warn me|alert me|notify me|let me know|speak up|shout|call out|remind me)"
+_SAY = (r"(?:say|output|tell me|warn me|alert me|notify me|let me know|speak up|shout|call out|remind me)"
         r"(?:\s+(?P<say>.+?))??,?\s+(?:when(?:ever)?|as soon as|if|once)\s+")
-_WHAT = (r"(?:you\s+)?(?:can\s+)?(?P<sense>see|spot|notice|hear|there is|there's|there are)\s+(?P<what>.+?)"
-         r"(?:\s+(?:in the picture|in front of (?:you|the camera)|on camera|appears?))?")
+_WHAT = (r"(?:(?:you\s+)?(?:can\s+)?(?P<sense>see|spot|notice|hear|there is|there's|there are)\s+(?P<what>.+?)"
+         r"(?:\s+(?:in the picture|in front of (?:you|the camera)|on camera|appears?))?"
+         r"|(?P<shown>.+?)\s+(?:appears?|shows? up|comes? into (?:view|the picture)))")
 _ENGLISH = re.compile(rf"^\s*(?:please\s+|can you\s+|could you\s+)*{_SAY}{_WHAT}\s*[.!?]*\s*$", re.IGNORECASE)
 _ENGLISH_TURNED = re.compile(rf"^\s*(?:when(?:ever)?|as soon as|once)\s+{_WHAT},\s*(?:please\s+)?"
-                             r"(?:say|tell me|warn me|let me know|call out)\b\s*(?P<say>.*?)\s*[.!?]*\s*$",
+                             r"(?:say|output|tell me|warn me|let me know|call out)\b\s*(?P<say>.*?)\s*[.!?]*\s*$",
                              re.IGNORECASE)
 _CHINESE = re.compile(r"^\s*(?:请)?(?:如果|当|等)?(?:你)?(?P<sense>看到|看见|听到|听见)(?:了)?(?P<what>.+?)"
                       r"(?:的时候|时|以后|之后)?[,，]?(?:就|请|请你)*(?:说|告诉我|提醒我|叫我)(?P<say>.*?)[。！!.]*\s*$")
@@ -67,8 +68,8 @@ def parse_rule(text: str) -> Rule | None:
     """A request to a rule, or None where the text asks for nothing of the kind."""
     english = _ENGLISH.match(text) or _ENGLISH_TURNED.match(text)
     if english:
-        sense: Sense = "hear" if english["sense"].lower() == "hear" else "see"
-        what = _unquoted(english["what"])
+        sense: Sense = "hear" if (english["sense"] or "").lower() == "hear" else "see"
+        what = _unquoted(english["what"] or english["shown"])
         said = _unquoted(english["say"] or "")
         return Rule(text.strip(), sense, what, said or f"I {sense} {what}.")
     chinese = _CHINESE.match(text)

@@ -200,9 +200,9 @@ def test_texts_that_do_not_fit_are_errors() -> None:
 def test_broken_pairs_say_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / PAIRS
     path.write_text('{"reference": "a", "hypothesis": null}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="pairs.jsonl line 1: 'hypothesis' is None; expected str"):
+    with pytest.raises(InputError, match="pairs.jsonl line 1: 'hypothesis' is None; expected a text"):
         read_pairs(path)
-    with pytest.raises(InputError, match="is not there. expected a line"):
+    with pytest.raises(InputError, match="is not there. Expected a line"):
         read_pairs(tmp_path / "other.jsonl")
 
 

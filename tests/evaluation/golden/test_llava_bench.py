@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import Answer, completion, endpoint, say, silence
 
 from minicpm_o.errors import EndpointError, InputError
 from minicpm_o.evaluation.endpoint import Endpoint
@@ -164,7 +162,7 @@ def test_reference_without_answer_id_goes_by_its_question(folder: Path) -> None:
     ("answers_model.jsonl", {"question_id": 0, "text": None, "answer_id": "a"}, "'text' is None; expected a text"),
     ("answers_model.jsonl", "", "the line is blank"),
     ("answers_ref.jsonl", "{", "answers_ref.jsonl line 1: not JSON"),
-    ("answers_ref.jsonl", "[]", "a JSON list; expected a JSON object"),
+    ("answers_ref.jsonl", "[]", "[]; expected one JSON object"),
     ("questions.jsonl", {"question_id": 0, "image": "2.jpg", "text": "x", "category": "conv"}, "'2.jpg' has no capt"),
     ("questions.jsonl", {"question_id": 0, "image": "001.jpg", "text": "x", "category": "poem"}, "category 'poem'"),
     ("context.jsonl", {"image": "001.jpg"}, "no field 'caption'"),
@@ -180,7 +178,7 @@ def test_bad_rows_name_file_line_and_cure(folder: Path, name: str, row: dict[str
 
 def test_missing_file(folder: Path) -> None:
     (folder / "context.jsonl").unlink()
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="is not there"):
         load(folder)
 
 
@@ -260,52 +258,7 @@ def test_official_folder(folder: Path) -> None:
 
 # --- a judge behind a URL ---------------------------------------------------------------------------------------
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
 ASKED = [{"role": "user", "content": "grade"}]
-
-
-def say(status: int, body: str, **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body.encode())
-
-    return answer
-
-
-def completion(text: str | None) -> Answer:
-    return say(200, json.dumps({"choices": [{"message": {"content": text}}]}))
-
-
-def silence(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(0.5)
-
-
-@contextmanager
-def endpoint(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that answers in order (the last one for ever), its URL, and what it was asked."""
-    asked: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
-            answers[min(len(asked), len(answers)) - 1](self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

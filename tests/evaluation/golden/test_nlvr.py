@@ -82,9 +82,9 @@ def test_predictions_that_do_not_fit_say_so(tmp_path: Path, lines: list[str], me
 
 def test_broken_labels_say_what_is_wrong(tmp_path: Path) -> None:
     _, labels = write(tmp_path, [], {"identifier": "1-0", "sentence": "x"})
-    with pytest.raises(InputError, match="dev.json line 1 has no field 'label'; it has identifier, sentence"):
+    with pytest.raises(InputError, match="dev.json line 1: no field 'label' .fields: identifier, sentence."):
         read_examples(labels)
-    with pytest.raises(InputError, match="line 1 is ''; expected one JSON object"):
+    with pytest.raises(InputError, match="no labelled examples; expected the JSON file of a split"):
         nlvr_scores(*write(tmp_path, said("1-0", ["true"])))
 
 

@@ -135,9 +135,9 @@ def test_what_is_neither_yes_nor_no() -> None:
 
 @pytest.mark.parametrize(("row", "message"), [
     ("{", "line 2: not JSON"),
-    ({"question": "q"}, "line 2: 'answer' is None; expected a text; the row has question"),
+    ({"question": "q"}, "line 2: no field 'answer' .fields: question.; expected"),
     ({"answer": 1}, "line 2: 'answer' is 1"),
-    ("", "has blank lines"),
+    ("", "line 2: the line is blank"),
 ])
 def test_a_bad_line_is_named(tmp_path: Path, row: object, message: str) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"answer": "yes"}, row, {"answer": "no"}])
@@ -146,11 +146,11 @@ def test_a_bad_line_is_named(tmp_path: Path, row: object, message: str) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no file .*/a.jsonl"):
+    with pytest.raises(InputError, match=r"/a.jsonl is not there. Expected a file"):
         pope.read_answers(tmp_path / "a.jsonl")
     answers = write_lines(tmp_path / "a.jsonl", [{"question_id": 7, "text": "yes"}])
     questions = write_lines(tmp_path / "q.jsonl", [{"question_id": 1, "category": "random"}])
-    with pytest.raises(InputError, match=r"a.jsonl line 1: question_id 7 is not in .*q.jsonl"):
+    with pytest.raises(InputError, match=r"a.jsonl line 1: question_id 7; expected a question of .*q.jsonl"):
         pope.read_llava_answers(answers, questions)
     write_lines(questions, [{"question_id": [1], "category": "random"}])
     with pytest.raises(InputError, match=r"q.jsonl line 1: 'question_id' is \[1\]"):

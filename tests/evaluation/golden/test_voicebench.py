@@ -70,7 +70,7 @@ def test_bad_rows(tmp_path: Path, evaluator: Any, row: dict[str, Any]) -> None:
 
 
 def test_no_file_no_lines_no_evaluator(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="is not there"):
         evaluate(tmp_path / "answers.jsonl", "open")
     with pytest.raises(InputError, match="no lines"):
         evaluate(save(tmp_path / "answers.jsonl"), "open")

@@ -209,13 +209,13 @@ GOOD_ANSWER = json.dumps({"question_id": "a", "prompt": "What?" + SHORT_ANSWER, 
 
 
 @pytest.mark.parametrize(("answers", "people", "message"), [
-    ("", 10, "answers.jsonl line 1 is ''.*expected one JSON object"),
-    (GOOD_ANSWER + "\n\n", 10, "line 2 is ''.*at a blank line too"),
+    ("", 10, "no predictions to take the mean of"),
+    (GOOD_ANSWER + "\n\n", 10, "line 2: the line is blank.*stops there too"),
     (GOOD_ANSWER, 9, "line 1.*9 human answers.*for 10"),
     (GOOD_ANSWER.replace("What?", "Who?"), 10, "no question 'who\\?' for image 'a'"),
     (GOOD_ANSWER.replace("\\n", " "), 10, "'prompt' is .*expected the question"),
-    (GOOD_ANSWER.replace('"text"', '"answer"'), 10, "no field 'text'; it has question_id, prompt, answer"),
-    ("[]", 10, "line 1 is \\[\\]; expected a JSON object"),
+    (GOOD_ANSWER.replace('"text"', '"answer"'), 10, "no field 'text' .fields: answer, prompt, question_id."),
+    ("[]", 10, "line 1: \\[\\]; expected one JSON object"),
 ])  # fmt: skip
 def test_broken_textvqa_files_say_what_is_wrong(tmp_path: Path, answers: str, people: int, message: str) -> None:
     with pytest.raises(InputError, match=message):

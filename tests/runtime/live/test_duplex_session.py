@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from live_server import serving
+from PIL import Image
 from stand_ins import save_speaker, save_tokenizer
 
 from minicpm_o import MiniCPMO
 from minicpm_o.errors import OptionError
+from minicpm_o.evaluation.live import Attended, Unit, attend, live_config
 from minicpm_o.runtime.decide import DecideConfig
 from minicpm_o.runtime.live.duplex_session import MOST_WAITING, DuplexConfig, DuplexSession, open_duplex
 from minicpm_o.runtime.live.events import AudioChunk, Interrupted, Lagging, Listening, Speaking, TextPiece
@@ -102,6 +104,20 @@ def test_long_sessions_stay_within_their_window(model: MiniCPMO) -> None:
         through(live, sound(1.0))
         lengths.append(live.num_cached)
     assert max(lengths) <= 240
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_an_evaluated_stream_is_told_the_same_again(model: MiniCPMO, temperature: float) -> None:
+    units = [Unit(number + 1.0, sound(1.0, number), Image.new("RGB", (64, 64), "red")) for number in range(4)]
+
+    def run() -> Attended:
+        return attend(*model.live_session("Say stop when it turns green.", live_config(16, temperature, 3)), units)
+
+    assert model.has_live
+    first = run()
+    assert first.said and first.said == run().said, "random weights speak, and the same each time"
+    assert all(one.time_s in (1, 2, 3, 4) and one.content for one in first.said)
+    assert first.measured["unit_max_s"] >= first.measured["unit_s"] > 0
 
 
 def test_others_are_refused(nano: Path) -> None:

@@ -13,6 +13,9 @@ from minicpm_o.runtime.live.rules import Rule, Watched, is_heard, is_yes, parse_
     ('Say "stop now" as soon as you hear the word banana.', "hear", "the word banana", "stop now"),
     ("When you see a red car, say look out!", "see", "a red car", "look out"),
     ("Could you let me know if there is a person in the picture?", "see", "a person", "I see a person."),
+    ("Say 'three' when the digit 3 appears.", "see", "the digit 3", "three"),
+    ('When a red ball shows up, output "ball".', "see", "a red ball", "ball"),
+    ("Tell me when you see a dog appear.", "see", "a dog", "I see a dog."),
     ("看到猫的时候告诉我", "see", "猫", "我看到了猫。"),
     ("请你听到苹果就说你好。", "hear", "苹果", "你好"),
 ])
