@@ -120,7 +120,8 @@ def test_a_call_about_the_camera_is_answered_aloud(server: Running, model: MiniC
 
 
 def test_speech_stops_the_answer_that_is_being_played(server: Running, model: MiniCPMO, tmp_path: Path) -> None:
-    sound = spoken(model, 1.0, "Please tell me how to make pancakes for four people.", 5.0, "Stop it, please. That is enough.", 20.0)
+    question = "Please tell me how to make pancakes for four people."
+    sound = spoken(model, 1.0, question, 5.0, "Stop it, please. That is enough.", 20.0)
     with browser(microphone(tmp_path / "mic.wav", sound)) as page:
         page.goto(server.address)
         page.get_by_label("Start a live call").click()
