@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import itertools
 import json
 import statistics
 import subprocess
@@ -208,7 +209,8 @@ def real_time_factors(model: MiniCPMO, audio: str, rounds: int) -> Iterator[Meas
     note = f"{seconds:.1f} s of speech"
     transcribe = _timed(lambda: model.transcribe(waveform, rate_hz=AUDIO_RATE_HZ), rounds)
     yield Measure("transcribe, real-time factor", "x", tuple(value / seconds for value in transcribe), note)
-    hearing = _timed(lambda: model.parts.hearing.tokens(waveform), rounds)
+    turned = (np.roll(waveform, place) for place in itertools.count(1))  # the same sound twice is heard once
+    hearing = _timed(lambda: model.parts.hearing.tokens(next(turned)), rounds)
     yield Measure("own ears, real-time factor", "x", tuple(value / seconds for value in hearing), note)
     spoken = len(model.speak(SENTENCE).waveform) / model.speak(SENTENCE).rate_hz
     speaking = _timed(lambda: model.speak(SENTENCE), rounds)
