@@ -20,8 +20,9 @@ DOCS = common.ROOT / "docs"
 SETS = {
     "realcases": "Pictures, sounds and a video from open repositories, with questions written from looking at them",
     "validation": "Held-out parts of the open sets that nano was trained on",
-    "standins": ("Rendered solids in the format of MME, POPE and SEED-Bench, spoken questions in that of VoiceBench: "
-                 "no scores of those benchmarks"),
+    "pairs": "Of the same held-out parts: captions, which text belongs to which picture or clip, and nano's own voice",
+    "standins": ("Rendered solids in the format of MME, POPE, SEED-Bench and StreamingBench, spoken questions in the "
+                 "format of VoiceBench: no scores of those benchmarks"),
 }
 ANCHORS = (
     ("constant answer", "–", "MME 700 of 2800; POPE F1 66.7; SEED-Bench about 25; MMBench circular about 0"),
