@@ -157,7 +157,7 @@ def _write_page(folder: Path) -> None:
     root = importlib.resources.files("minicpm_o")
     with importlib.resources.as_file(root / "assets" / "web") as page:
         shutil.copytree(page, folder, dirs_exist_ok=True)
-    for name in ("icon.svg", "style.css"):
+    for name in ("icon.svg", "style.css", "words.js"):
         write_atomic(folder / name, [(root / "server" / "page" / name).read_bytes()])
     for name in ("photo.jpg", "speech.wav"):
         write_atomic(folder / "samples" / name, [(root / "assets" / "samples" / name).read_bytes()])

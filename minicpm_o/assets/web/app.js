@@ -1,7 +1,7 @@
 // The page: conversation, samples, camera and microphone. Words are in texts.js, nano's work in worker.js.
 import { Camera, Player, Recorder, readSound } from "./media.js";
 import { Nano } from "./nano.js";
-import { languageOfDevice, text, useLanguage } from "./texts.js";
+import { languageOfDevice, text, useLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const SETTINGS = "nano-settings";

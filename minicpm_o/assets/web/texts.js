@@ -40,24 +40,3 @@ export const TEXTS = {
     you: "您", answer: "回答", describe: "Describe this picture in one sentence.",
   },
 };
-
-let current = "en";
-
-export function useLanguage(name) {
-  current = TEXTS[name] ? name : "en";
-  document.documentElement.lang = current === "zh" ? "zh-CN" : "en";
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
-  for (const node of document.querySelectorAll("[data-label]")) {
-    node.setAttribute("aria-label", text(node.dataset.label));
-    if (node.tagName === "BUTTON") node.title = text(node.dataset.label);
-  }
-  for (const node of document.querySelectorAll("[data-placeholder]")) node.placeholder = text(node.dataset.placeholder);
-}
-
-export function text(name, values = {}) {
-  return TEXTS[current][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
-}
-
-export function languageOfDevice() {
-  return (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-}

@@ -2,7 +2,7 @@
 import { chat, models, voices } from "./api.js";
 import { Call } from "./live.js";
 import { forgetAll, loadConversation, loadSettings, saveConversation, saveSettings } from "./store.js";
-import { languageOfDevice, text, useLanguage } from "./texts.js";
+import { languageOfDevice, text, useLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_MB = 40;

@@ -1,7 +1,7 @@
 // Keeps the page's own files, so that it opens without a network; calls always go to the server.
-const CACHE = "minicpm-o-1";
-const FILES = [".", "style.css", "app.js", "api.js", "live.js", "store.js", "texts.js", "capture.worklet.js",
-  "player.worklet.js", "icon.svg", "manifest.webmanifest"];
+const CACHE = "minicpm-o-2";
+const FILES = [".", "style.css", "app.js", "api.js", "live.js", "store.js", "texts.js", "words.js",
+  "capture.worklet.js", "player.worklet.js", "icon.svg", "manifest.webmanifest"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
