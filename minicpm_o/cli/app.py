@@ -343,8 +343,9 @@ def export(
     from ..checkpoints.export_steps import ExportSettings
     from .export import export_model
 
-    settings = ExportSettings(bits=4 if bits is None else bits, block_size=128 if block is None else block,
-                              vision=vision, hearing=audio, speech=speech)
+    asked: dict[str, Any] = {"bits": bits, "block_size": block}
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = ExportSettings(**given, vision=vision, hearing=audio, speech=speech)
     return export_model(model, out, settings, quiet, as_json)
 
 

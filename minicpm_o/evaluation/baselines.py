@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +72,7 @@ Score = Callable[[Sequence[str]], float]
 
 
 def chance_of(items: Sequence[HasExpected], score: Score, *, constants: Sequence[str] | None = None,
-              guess: Baseline | None = None, lower_is_better: bool = False) -> Chance:
+              guess: Baseline | None = None) -> Chance:
     """All baselines of some items.
 
     constants: what is tried as the one answer, by default the most frequent expected answers. guess: the random
@@ -80,26 +80,24 @@ def chance_of(items: Sequence[HasExpected], score: Score, *, constants: Sequence
     frequency = Counter(answer for item in items for answer in item.expected)
     tried = constants or [answer for answer, _ in frequency.most_common(MAX_CONSTANT_ANSWERS)]
     scores = {answer: score([answer] * len(items)) for answer in tried}
-    choose = min if lower_is_better else max
-    constant = choose(scores, key=scores.__getitem__, default=None)
+    constant = max(scores, key=scores.__getitem__, default=None)
     return Chance(
         None if constant is None else Baseline(scores[constant], f"best constant answer ({constant!r})"),
-        guess or _others_answers(items, score), _majority(items, frequency, score, scores),
-        lower_is_better=lower_is_better)
+        guess or others_answers(items, score), majority_answer(items, score, scores))
 
 
-def _majority(items: Sequence[HasExpected], frequency: Counter[str], score: Score, known: dict[str, float]
-              ) -> Baseline | None:
-    """Nothing where no answer is expected twice."""
-    most = frequency.most_common(1)
+def majority_answer(items: Sequence[HasExpected], score: Score, known: Mapping[str, float] | None = None
+                    ) -> Baseline | None:
+    """Nothing where no answer is expected twice. known: scores of constant answers that need not be computed again."""
+    most = Counter(answer for item in items for answer in item.expected).most_common(1)
     if not most or most[0][1] < 2:
         return None
     answer = most[0][0]
-    value = known[answer] if answer in known else score([answer] * len(items))
+    value = known[answer] if known and answer in known else score([answer] * len(items))
     return Baseline(value, f"majority answer ({answer!r})")
 
 
-def _others_answers(items: Sequence[HasExpected], score: Score) -> Baseline | None:
+def others_answers(items: Sequence[HasExpected], score: Score) -> Baseline | None:
     """The expected answer of another item, drawn anew in each round."""
     if len(items) < 2 or not all(item.expected for item in items):
         return None

@@ -19,15 +19,16 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from minicpm_o.errors import EndpointError, InputError
+from minicpm_o.inputs.sources import guess_format
 
 MAX_REPLY_BYTES = 10_000_000
 MAX_PAUSE_SECONDS = 60.0
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that pass by themselves; the others mean that the request itself is wrong."""
 SOUND_FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
-SOUND_BEGINNINGS = {b"RIFF": ".wav", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\xff\xf3": ".mp3", b"fLaC": ".flac",
-                    b"OggS": ".ogg"}
-"""First bytes of a sound file -> its ending."""
+SOUND_ENDINGS = {"WAV sound": ".wav", "MP3 sound": ".mp3", "FLAC sound": ".flac",
+                 "an Ogg file (sound or video)": ".ogg"}
+"""What `guess_format` calls a sound file -> its ending."""
 
 
 class _Failed(Exception):
@@ -185,7 +186,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 def _content_of(source: Any) -> tuple[bytes, str]:
     """The bytes of a medium and the ending of its file; of bytes alone by how they begin."""
     if isinstance(source, bytes):
-        return source, next((suffix for start, suffix in SOUND_BEGINNINGS.items() if source.startswith(start)), "")
+        return source, SOUND_ENDINGS.get(guess_format(source[:16]) or "", "")
     path = Path(source)
     try:
         return path.read_bytes(), path.suffix.lower()

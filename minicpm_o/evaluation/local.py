@@ -191,18 +191,14 @@ def _answer(asker: Asker, key: Key, store: AnswerStore) -> Answer:
 def _run_blind(asker: Asker, task: Task, items: Sequence[Item], store: AnswerStore, show: Progress) -> Scores:
     """The same items without their media; each distinct question is put once."""
     said: dict[str, Answer] = {}
-    for item in items:
-        if (known := store.get((task.name, item.id, True))) is not None:
-            said.setdefault(task.blind_question(item), known)
     answers = []
     for done, item in enumerate(items, start=1):
         key = (task.name, item.id, True)
         question = task.blind_question(item)
         if store.get(key) is None and question in said:
             store.add(asker.same_question(key, said[question]))
-        answer = _answer(asker, key, store)
-        said.setdefault(question, answer)
-        answers.append(answer.answer)
+        said[question] = _answer(asker, key, store)
+        answers.append(said[question].answer)
         show(f"{task.name} (blind)", done, len(items))
     return task.scorer.score(items, answers)
 

@@ -40,12 +40,10 @@ def utterances(answer: str) -> tuple[Utterance, ...]:
     except ValueError:
         return ()
     rows = found.get("said") if isinstance(found, dict) else None
-    return tuple(_utterance(row) for row in rows if _is_utterance(row)) if isinstance(rows, list) else ()
+    if not isinstance(rows, list):
+        return ()
+    return tuple(Utterance(float(row["time"]), row["content"]) for row in rows if _is_utterance(row))
 
 
 def _is_utterance(row: object) -> bool:
     return isinstance(row, Mapping) and isinstance(row.get("time"), int | float) and isinstance(row.get("content"), str)
-
-
-def _utterance(row: Mapping[str, object]) -> Utterance:
-    return Utterance(float(str(row["time"])), str(row["content"]))

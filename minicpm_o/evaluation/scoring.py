@@ -6,10 +6,10 @@ The first metric of a scorer is its headline: interval and chance belong to it. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from minicpm_o.evaluation.baselines import Baseline, Chance, chance_of
+from minicpm_o.evaluation.baselines import Baseline, Chance, chance_of, majority_answer, others_answers
 from minicpm_o.evaluation.intervals import Interval, bootstrap_ratio, wilson
 from minicpm_o.evaluation.metrics import (
     chosen_letter,
@@ -87,18 +87,21 @@ class RateScorer:
         return {"correct": self.hit(item, answer)}
 
     def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
-        hits = [self.hit(item, answer) for item, answer in zip(items, answers, strict=True)]
+        hits = _judged(self.hit, items, answers)
         metrics = {self.name: _mean(hits)}
         for name, judge in self.extra.items():
-            metrics[name] = _mean([judge(item, answer) for item, answer in zip(items, answers, strict=True)])
+            metrics[name] = _mean(_judged(judge, items, answers))
         return Scores(metrics, wilson(sum(hits), len(hits)), group_details(items, hits))
 
     def chance(self, items: Sequence[Question]) -> Chance:
         if not self.has_chance:
             return Chance(missing="none: saying nothing is right")
         guess = Baseline(self.guess(items), "random guess") if self.guess else None
-        return chance_of(items, lambda answers: _mean([
-            self.hit(item, answer) for item, answer in zip(items, answers, strict=True)]), guess=guess)
+        return chance_of(items, lambda answers: _mean(_judged(self.hit, items, answers)), guess=guess)
+
+
+def _judged(judge: Hit, items: Sequence[Question], answers: Sequence[str]) -> list[bool]:
+    return [judge(item, answer) for item, answer in zip(items, answers, strict=True)]
 
 
 def contains_scorer() -> RateScorer:
@@ -206,7 +209,7 @@ class PresenceScorer:
     def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
         said = [pope_yes_no(answer) for answer in answers]
         wanted = [item.expected[0] for item in items]
-        hits = [a == b for a, b in zip(said, wanted, strict=True)]
+        hits = self._hits(items, answers)
         true_yes = sum(a == b == "yes" for a, b in zip(said, wanted, strict=True))
         precision = true_yes / said.count("yes") if "yes" in said else 0.0
         recall = true_yes / wanted.count("yes") if "yes" in wanted else 0.0
@@ -224,8 +227,11 @@ class PresenceScorer:
         return Scores(metrics, wilson(sum(hits), len(hits)), group_details(items, hits))
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        return chance_of(items, lambda answers: self.score(items, answers).metrics["accuracy"], constants=("yes", "no"),
+        return chance_of(items, lambda answers: _mean(self._hits(items, answers)), constants=("yes", "no"),
                          guess=Baseline(0.5, "random guess"))
+
+    def _hits(self, items: Sequence[Question], answers: Sequence[str]) -> list[bool]:
+        return [pope_yes_no(answer) == item.expected[0] for item, answer in zip(items, answers, strict=True)]
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
@@ -252,7 +258,7 @@ class CaptionScorer:
     def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
         hypotheses = [self.tokenise(answer) for answer in answers]
         references = [self._references(item) for item in items]
-        rouge = [rouge_l(words, captions) for words, captions in zip(hypotheses, references, strict=True)]
+        rouge = _rouge(hypotheses, references)
         if not self.with_cider:
             return Scores({"rouge_l": _mean(rouge)}, bootstrap_ratio(rouge))
         per_picture = cider(hypotheses, references)
@@ -264,27 +270,29 @@ class CaptionScorer:
         """Also: a person's caption of some other item of the set."""
         if len(items) < 2:
             return Chance(missing="needs two items to compare")
-        found = chance_of(items, lambda answers: self._headline(items, answers), constants=("",))
-        return replace(found, constant=self._best_constant(items), majority=None)
+        references = [self._references(item) for item in items]
+        return Chance(self._best_constant(items, references),
+                      others_answers(items, lambda answers: self._headline(answers, references)))
 
-    def _best_constant(self, items: Sequence[Question]) -> Baseline:
+    def _best_constant(self, items: Sequence[Question], references: Sequence[list[list[str]]]) -> Baseline:
         """A caption of the set for all other items: its own would be right by itself."""
         tried = []
         for place, item in enumerate(items[:MAX_CONSTANT_CAPTIONS]):
-            others = [*items[:place], *items[place + 1 :]]
-            tried.append(Baseline(self._headline(others, [item.expected[0]] * len(others)),
+            others = [*references[:place], *references[place + 1 :]]
+            tried.append(Baseline(self._headline([item.expected[0]] * len(others), others),
                                   f"best constant answer ({item.expected[0]!r}), for all but its own item"))
         return max(tried, key=lambda baseline: baseline.value)
 
-    def _headline(self, items: Sequence[Question], answers: Sequence[str]) -> float:
+    def _headline(self, answers: Sequence[str], references: Sequence[list[list[str]]]) -> float:
         hypotheses = [self.tokenise(answer) for answer in answers]
-        references = [self._references(item) for item in items]
-        if self.with_cider:
-            return _mean(cider(hypotheses, references))
-        return _mean([rouge_l(words, captions) for words, captions in zip(hypotheses, references, strict=True)])
+        return _mean(cider(hypotheses, references) if self.with_cider else _rouge(hypotheses, references))
 
     def _references(self, item: Question) -> list[list[str]]:
         return [self.tokenise(caption) for caption in item.expected]
+
+
+def _rouge(hypotheses: Sequence[list[str]], references: Sequence[list[list[str]]]) -> list[float]:
+    return [rouge_l(words, captions) for words, captions in zip(hypotheses, references, strict=True)]
 
 
 # --- error rates ------------------------------------------------------------------------------------------------
@@ -303,15 +311,22 @@ class ErrorRateScorer:
         return {"errors": errors, "reference_length": length}
 
     def score(self, items: Sequence[Question], answers: Sequence[str]) -> Scores:
-        counts = [self._count(item, answer) for item, answer in zip(items, answers, strict=True)]
-        errors, lengths = [count[0] for count in counts], [count[1] for count in counts]
-        metrics = {self.name: sum(errors) / max(1, sum(lengths)), "exact": _mean([error == 0 for error in errors])}
+        errors, lengths = self._counts(items, answers)
+        metrics = {self.name: _ratio(errors, lengths), "exact": _mean([error == 0 for error in errors])}
         details: dict[str, object] = {"errors": sum(errors), "reference_length": sum(lengths)}
         return Scores(metrics, bootstrap_ratio(errors, lengths), details)
 
     def chance(self, items: Sequence[Question]) -> Chance:
-        return replace(chance_of(items, lambda answers: self.score(items, answers).metrics[self.name], constants=("",),
-                                 lower_is_better=True), constant=Baseline(1.0, "no text at all"))
+        def score(answers: Sequence[str]) -> float:
+            return _ratio(*self._counts(items, answers))
+
+        return Chance(Baseline(1.0, "no text at all"), others_answers(items, score), majority_answer(items, score),
+                      lower_is_better=True)
+
+    def _counts(self, items: Sequence[Question], answers: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Errors and reference lengths of all items."""
+        counts = [self._count(item, answer) for item, answer in zip(items, answers, strict=True)]
+        return [errors for errors, _ in counts], [length for _, length in counts]
 
     def _count(self, item: Question, answer: str) -> tuple[int, int]:
         reference = self.split(item.expected[0])
@@ -334,6 +349,10 @@ def character_errors() -> ErrorRateScorer:
     """CER after Whisper's basic normaliser, blanks removed, for Chinese."""
     basic_normaliser()
     return ErrorRateScorer(characters, "cer", "corpus CER after Whisper's basic normaliser, blanks removed")
+
+
+def _ratio(errors: Sequence[int], lengths: Sequence[int]) -> float:
+    return sum(errors) / max(1, sum(lengths))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import soxr
 
 from minicpm_o.evaluation.clips import wav_bytes
 from minicpm_o.evaluation.protocol import Speaks, text_of
+from minicpm_o.inputs.voice_prompt import resample
 from minicpm_o.rates import AUDIO_RATE_HZ
 
 QUALITY_NEEDS = ("speechmos", "librosa", "requests")
@@ -37,8 +37,7 @@ def read_aloud(model: Speaks, text: str) -> tuple[str, dict[str, float]]:
 
 def at_audio_rate(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """Waveform (N,) to 16 kHz, in [-1, 1]."""
-    sound: np.ndarray = soxr.resample(waveform, rate_hz, AUDIO_RATE_HZ)
-    return np.clip(sound, -1.0, 1.0)
+    return np.clip(resample(waveform, rate_hz, AUDIO_RATE_HZ), -1.0, 1.0)
 
 
 def has_quality() -> bool:

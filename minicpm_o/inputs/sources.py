@@ -57,6 +57,7 @@ _MAGIC = (
     (0, b"OggS", "an Ogg file (sound or video)"),
     (0, b"ID3", "MP3 sound"),
     (0, b"\xff\xfb", "MP3 sound"),
+    (0, b"\xff\xf3", "MP3 sound"),
     (4, b"ftypM4A", "M4A sound"),
     (4, b"ftyp", "an MP4 file (sound or video)"),
     (0, b"\x1aE\xdf\xa3", "a Matroska or WebM file (sound or video)"),

@@ -45,12 +45,8 @@ class Ask:
     draft: tuple[int, ...] = ()
     """Tokens that may follow; read where nobody else asks."""
     steps: list[Step] = field(default_factory=list)
+    """Behind the token and, of a draft that was read, behind each of its tokens; none until it is answered."""
     error: BaseException | None = None
-
-    @property
-    def step(self) -> Step | None:
-        """Behind the token; None until it is answered."""
-        return self.steps[0] if self.steps else None
 
     @property
     def is_done(self) -> bool:

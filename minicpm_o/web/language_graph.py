@@ -41,7 +41,7 @@ from ..checkpoints.graphs.builder import (
     pieces_of,
     to_blocks,
 )
-from ..checkpoints.graphs.language import FILE_NAME, answer, declare_inputs, decoder_layer, first_norm
+from ..checkpoints.graphs.language import FILE_NAME, add_language
 from ..checkpoints.safetensors_file import SafetensorsFile
 from ..checkpoints.storage import write_atomic
 from ..errors import CheckpointError
@@ -132,11 +132,7 @@ def build_web_language(weights: Mapping[str, np.ndarray], updates: Updates, conf
     weights: as of `build_language`, without the updates. Raises CheckpointError if a tensor is absent or misshapen.
     """
     graph = WholeNumberGraph(folder, updates)
-    declare_inputs(graph, config)
-    normed, residual = first_norm(graph, weights, config)
-    for layer in range(config.layers):
-        normed, residual = decoder_layer(graph, weights, config, layer, normed, residual, bits=4, block_size=BLOCK)
-    answer(graph, weights, config, bits=8, block_size=BLOCK)
+    add_language(graph, weights, config, layer_bits=4, head_bits=8, block_size=BLOCK)
     graph.save(folder / FILE_NAME)
     write_atomic(folder / BITS_FILE, graph.bits)
     build_unfold(folder / UNFOLD_FILE)
@@ -296,11 +292,7 @@ def _build_for_gpu(weights: Mapping[str, np.ndarray], config: LanguageConfig, fo
                    kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:
     """Write language_webgpu.onnx."""
     graph = GpuGraph(folder, kept)
-    declare_inputs(graph, config)
-    normed, residual = first_norm(graph, weights, config)
-    for layer in range(config.layers):
-        normed, residual = decoder_layer(graph, weights, config, layer, normed, residual, bits=4, block_size=BLOCK)
-    answer(graph, weights, config, bits=8, block_size=BLOCK)
+    add_language(graph, weights, config, layer_bits=4, head_bits=8, block_size=BLOCK)
     graph.save(folder / GPU_FILE)
 
 

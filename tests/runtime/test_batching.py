@@ -45,9 +45,9 @@ def test_alone_is_together(model: MiniCPMO, slots: int) -> None:
         together._answer(asks) if used > 1 else together.decode(tokens[0], caches[0])
         for ask, token, twin in zip(asks, tokens, twins, strict=False):
             alone = engine.decode(token, twin)
-            if ask.step is not None:
-                assert np.abs(ask.step.logits - alone.logits).max() < 2e-3 * np.abs(alone.logits).max()
-                assert ask.step.hidden.shape == alone.hidden.shape
+            if ask.steps:
+                assert np.abs(ask.steps[0].logits - alone.logits).max() < 2e-3 * np.abs(alone.logits).max()
+                assert ask.steps[0].hidden.shape == alone.hidden.shape
         assert [cache.length for cache in caches[:used]] == [twin.length for twin in twins[:used]]
 
 

@@ -48,12 +48,18 @@ def build_language(weights: Mapping[str, np.ndarray], config: LanguageConfig, *,
         raise CheckpointError(f"heads are {config.head_width} wide; the attention operator takes a multiple of "
                               f"{HEAD_WIDTH_STEP}")
     with GraphBuilder.streaming("language", folder / FILE_NAME) as graph:
-        declare_inputs(graph, config)
-        normed, residual = first_norm(graph, weights, config)
-        for layer in range(config.layers):
-            normed, residual = decoder_layer(graph, weights, config, layer, normed, residual,
-                                             bits=layer_bits, block_size=block_size)
-        answer(graph, weights, config, bits=head_bits, block_size=block_size)
+        add_language(graph, weights, config, layer_bits=layer_bits, head_bits=head_bits, block_size=block_size)
+
+
+def add_language(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: LanguageConfig, *,
+                 layer_bits: int | None, head_bits: int | None, block_size: int) -> None:
+    """The whole of it, from the inputs to the logits, into a builder of any kind."""
+    declare_inputs(graph, config)
+    normed, residual = first_norm(graph, weights, config)
+    for layer in range(config.layers):
+        normed, residual = decoder_layer(graph, weights, config, layer, normed, residual,
+                                         bits=layer_bits, block_size=block_size)
+    answer(graph, weights, config, bits=head_bits, block_size=block_size)
 
 
 def declare_inputs(graph: GraphBuilder, config: LanguageConfig) -> None:

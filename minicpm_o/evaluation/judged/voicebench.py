@@ -46,7 +46,7 @@ class Column:
     notes: tuple[str, ...] = ()
 
 
-class NoColumnError(Exception):
+class _NoColumn(Exception):
     """Why a column cannot be given."""
 
 
@@ -64,7 +64,7 @@ def grade(report: Path, data: Path, judge: Judge, prompts: Prompts = OWN) -> dic
         try:
             grader = _Grader(name, folder, judge, prompts)
             columns[name] = grader.column(data, said.get(task_name(data, name), {}))
-        except NoColumnError as why:
+        except _NoColumn as why:
             missing[name] = str(why)
     found = _table(columns, missing, judge, prompts)
     write_atomically(folder / "scores.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
@@ -101,12 +101,12 @@ class _Grader:
         return COLUMNS[self.name]
 
     def column(self, data: Path, said: Mapping[str, str]) -> Column:
-        """Raises NoColumnError where answers, the set or marks are missing."""
+        """Raises _NoColumn where answers, the set or marks are missing."""
         questions = self._questions(data)
         chosen = [(question.id, answered(question.row, said[question.id])) for question in questions
                   if question.id in said]
         if not chosen:
-            raise NoColumnError("no answers in the report")
+            raise _NoColumn("no answers in the report")
         if self.evaluator not in JUDGED:
             return self._scored([row for _, row in chosen], len(questions))
         replies = _Replies(self.folder / f"{self.name}.replies.jsonl", self.judge, self.prompts[self.evaluator])
@@ -117,16 +117,16 @@ class _Grader:
     def _questions(self, data: Path) -> tuple[SpokenQuestion, ...]:
         source = sources(data / FOLDER).get(self.name)
         if source is None:
-            raise NoColumnError(f"the set is not in {data / FOLDER}")
+            raise _NoColumn(f"the set is not in {data / FOLDER}")
         try:
             return load(self.name, source).questions
         except InputError as error:
-            raise NoColumnError(str(error)) from error
+            raise _NoColumn(str(error)) from error
 
     def _votes(self, chosen: Sequence[tuple[str, Row]], replies: _Replies) -> tuple[dict[str, tuple[str, ...]], int]:
         """The judge's replies to every answer, and how many answers it was asked about now.
 
-        Raises NoColumnError where some cannot be read; those are not kept, so that the next run asks again."""
+        Raises _NoColumn where some cannot be read; those are not kept, so that the next run asks again."""
         votes: dict[str, tuple[str, ...]] = {}
         garbage: dict[str, str] = {}
         asked = 0
@@ -140,7 +140,7 @@ class _Grader:
                 garbage[key] = odd
         if garbage:
             first, vote = next(iter(garbage.items()))
-            raise NoColumnError(f"the judge's replies to {len(garbage)} of {len(chosen)} answers hold no mark, such as "
+            raise _NoColumn(f"the judge's replies to {len(garbage)} of {len(chosen)} answers hold no mark, such as "
                                 f"{vote[:80]!r} to {first}; expected a number; run it again, or with another judge")
         return votes, asked
 
