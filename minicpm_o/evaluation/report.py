@@ -132,8 +132,9 @@ class Report:
 
     def more_tables(self) -> Iterator[PlainTable]:
         """What no looking and no listening gives, how long answers take, what else counts."""
-        rows: list[tuple[str, ...]] = [(line.name, shown(line.score), *(shown(value) for value in baselines(line)),
-                 shown(line.blind.get(line.headline))) for line in self.tasks if any(baselines(line))]
+        rows: list[tuple[str, ...]] = [
+            (line.name, shown(line.score), *map(shown, baselines(line)), shown(line.blind.get(line.headline)))
+            for line in self.tasks if line.details.get("baselines")]
         if rows:
             yield "What no looking and no listening gives", ("task", "score", *BASELINES, "blind"), rows
         timed: list[tuple[str, ...]] = [
