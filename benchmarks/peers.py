@@ -4,7 +4,7 @@
     python benchmarks/peers.py                       # nano, and the shape of Qwen2.5-0.5B with random weights
     python benchmarks/peers.py --shapes 8b           # Qwen3-8B's shape: 10 GB of files, 24 GB of memory
 
-How they are raced: `race`; with what files: `shapes`. 4 bits are our blocks of 32 with zero points against Q4_0, 8 bits
+How they are raced: `race`; with what files: `shapes`. 4 bits are our blocks of 64 with zero points against Q4_0, 8 bits
 ours against Q8_0, word table and head alike. A peer that cannot be installed, loaded or run is named with its reason.
 Where weights are nano's, the engines are asked the same texts first, and how often they agree is reported: that they
 compute the same model. The report keeps the races of other calls.

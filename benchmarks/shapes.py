@@ -30,8 +30,9 @@ from minicpm_o.model.config import LanguageConfig, NanoConfig, OfficialConfig
 
 QWEN_05B = LanguageConfig(kind="qwen2", vocab_size=151_936, width=896, layers=24, heads=14, kv_heads=2, head_width=64,
                           ffn=4864, norm_eps=1e-6, rope_theta=1e6, context_tokens=32_768, tied_head=True)
-BLOCK = 32
-"""Numbers that share a scale, ours and those of Q4_0 and Q8_0."""
+BLOCK = 64
+"""Numbers that share a scale of ours, in single precision: 8.5 and 4.6 bits a number. Q8_0 and Q4_0 have 8.5 and 4.5,
+in blocks of 32 with scales in half precision."""
 MAX_ROUNDED = 2_000_000_000
 """Larger models get random blocks in their GGUF file, and no Hugging Face folder."""
 TORCH_BYTES = 2
@@ -137,7 +138,8 @@ class Files:
 
     def bundle(self, bits: int) -> Path:
         """Our folder, head and layers at the same bits."""
-        return self._kept(f"ours-{bits}-{_builder_digest()}", lambda folder: write_bundle(folder, self.shape, bits))
+        name = f"ours-{bits}-{BLOCK}-{_builder_digest()}"
+        return self._kept(name, lambda folder: write_bundle(folder, self.shape, bits))
 
     def gguf(self, bits: int) -> Path:
         """llama.cpp's file, Q4_0 or Q8_0 throughout. Raises NotMadeError when rounding it would take too long."""
@@ -153,7 +155,7 @@ class Files:
         """The folder that onnxruntime-genai's builder makes of it. Raises NotMadeError with its last words."""
         self._check_memory(4, "in float32, as its builder needs it")
         source = self.hugging_face()
-        return self._kept(f"ort-genai-{bits}", lambda folder: build_ort_genai(source, folder, bits))
+        return self._kept(f"ort-genai-{bits}-{BLOCK}", lambda folder: build_ort_genai(source, folder, bits))
 
     def _check_memory(self, number_bytes: int, how: str) -> None:
         import psutil

@@ -198,6 +198,8 @@ def session_options(plan: DevicePlan, *, kind: SessionKind) -> SessionOptions:
     options.log_severity_level = 3
     # Threads may spin while a run lasts, but not after it: the other parts' threads need the same cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Where products of signed 8-bit weights would overflow (AVX2 without VNNI), weights are made unsigned.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     return options

@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..checkpoints.graphs.batched import ATTENTION, LAST
+from ..checkpoints.graphs.builder import copied
 
 PADS, TOKENS, ROWS = "attention_pads", "attention_tokens", "logit_rows"
 NUM_PACKED = 3
@@ -45,7 +46,7 @@ def with_rows(model: onnx.ModelProto) -> onnx.ModelProto:
 def with_pads(model: onnx.ModelProto) -> onnx.ModelProto:
     """model with `attention_pads` rows of zeros behind the tokens of every attention; changed in place."""
     graph = model.graph
-    nodes = [made for node in graph.node for made in (_padded(node) if node.op_type == ATTENTION else [_copy(node)])]
+    nodes = [made for node in graph.node for made in (_padded(node) if node.op_type == ATTENTION else [copied(node)])]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     for name, values in (("steady.zero", 0), ("steady.one", 1)):
@@ -57,7 +58,7 @@ def with_pads(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _padded(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Rows behind what goes into an attention, and off what comes out."""
-    attention = _copy(node)
+    attention = copied(node)
     for place, name in enumerate(node.input[:NUM_PACKED]):
         if name:
             attention.input[place] = f"{node.name}.padded{place}"
@@ -66,10 +67,3 @@ def _padded(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     yield attention
     yield helper.make_node("Slice", [attention.output[0], "steady.zero", TOKENS, "steady.one"], [node.output[0]],
                            name=f"{node.name}.cut")
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Apart from its graph, whose list is written anew."""
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    return twin

@@ -33,6 +33,7 @@ from minicpm_o.checkpoints.parts import Package, Part, single
 from minicpm_o.checkpoints.storage import sha256_of
 from minicpm_o.errors import CheckpointError, DiskFullError, HashError, PartMissingError
 from minicpm_o.model.config import NanoConfig, tiny
+from tests.checkpoints.graphs.test_convolutions import convolution
 
 TEXT_TOKENS, FRAMES = 448, 1500
 
@@ -71,7 +72,7 @@ def part_folder(
     (root / "whisper" / "tokenizer.json").write_text("{}")
     (root / "whisper" / "config.json").write_text('{"suppress_ids": []}')
     (root / "vad" / "vad.onnx").write_bytes(b"vad graph")
-    (root / "kokoro" / "kokoro.onnx").write_bytes(b"speech graph")
+    (root / "kokoro" / "kokoro.onnx").write_bytes(convolution(3).SerializeToString())
     table = np.arange(510 * 256, dtype=np.float32)
     np.savez(root / "kokoro-voices" / "voices.npz", jf_alpha=table.reshape(510, 1, 256))
     table[::-1].tofile(root / "voices" / "af_heart.bin")
@@ -170,7 +171,8 @@ def test_the_graph_gets_merged_weights(home: Path, recipe: Recipe, given: dict[s
 
     seen: dict[str, Any] = {}
     monkeypatch.setattr(language, "build_language", lambda weights, config, **kw: seen.update(kw, weights=weights))
-    assemble(home, parts=given, progress=False, recipe=recipe, settings=NanoSettings(layer_bits=4, block_size=16))
+    settings = NanoSettings(layer_bits=4, language_block_size=16)
+    assemble(home, parts=given, progress=False, recipe=recipe, settings=settings)
     assert (seen["layer_bits"], seen["head_bits"], seen["block_size"]) == (4, 8, 16)
     plain = GGUFFile(given["language"] / "tiny.gguf").tensors()
     pair = {k: v.astype(np.float32) for k, v in load_file(recipe.connectors_path()).items()}
@@ -278,6 +280,22 @@ def test_missing_and_damaged_connectors(home: Path, recipe: Recipe, given: dict[
     recipe.connectors_path().unlink()
     with pytest.raises(CheckpointError, match=r"connectors\.safetensors, .* is missing; install minicpm-o again"):
         assemble(home, parts=given, progress=False, recipe=recipe)
+
+
+@pytest.mark.usefixtures("without_vision")
+def test_speech_graph_multiplies_instead_of_convolving(home: Path, recipe: Recipe, given: dict[str, Path]) -> None:
+    import onnx
+
+    folder = assemble(home, parts=given, progress=False, recipe=recipe)
+    kinds = [node.op_type for node in onnx.load(str(folder / "speech.onnx")).graph.node]
+    assert "MatMulInteger" in kinds and "ConvInteger" not in kinds
+
+
+def test_speech_graph_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "kokoro.onnx").write_bytes(b"speech graph")
+    with pytest.raises(CheckpointError, match=r"kokoro\.onnx is no graph .*fetch it again"):
+        nano_module._write_speech_graph(tmp_path / "kokoro.onnx", tmp_path / "speech.onnx")
+    assert not (tmp_path / "speech.onnx").exists()
 
 
 @pytest.mark.usefixtures("without_vision")

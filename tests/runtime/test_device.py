@@ -98,4 +98,5 @@ def test_graphs_share_their_working_memory() -> None:
     for kind in ("language", "speech"):
         options = device.session_options(plan, kind=kind)
         assert options.get_session_config_entry("session.use_env_allocators") == "1"
+        assert options.get_session_config_entry("session.x64quantprecision") == "1", "8-bit sums may overflow"
     device.give_back_memory()  # says nothing, where the C library keeps nothing

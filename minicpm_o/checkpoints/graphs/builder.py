@@ -434,6 +434,13 @@ def _proto(name: str, tensor: np.ndarray | TensorProto, data: DataFile | None) -
     return numpy_helper.from_array(tensor, name)
 
 
+def copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node apart from its graph, whose list is to be written anew."""
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    return twin
+
+
 def external_proto(name: str, array: np.ndarray, location: str, offset: int) -> TensorProto:
     """A tensor that says where its numbers lie instead of holding them."""
     proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape,
