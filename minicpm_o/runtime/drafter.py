@@ -1,8 +1,8 @@
 """A small network that guesses how nano's answers go on: hidden state and next word to the next hidden state and word.
 
 Like EAGLE (arXiv:2401.15077) it goes on from the model's own last hidden state, and from its own guess of it for
-further words; like Hydra (arXiv:2402.05109) its layers are plain ones, without attention, so that a guess costs a
-twentieth of a step of nano. It knows the few thousand words that nano says most. Its training: `training.drafter`.
+further words; like Hydra (arXiv:2402.05109) its layers are plain ones, without attention, so that a guess costs
+little. It knows the few thousand words that nano says most. Its training: `training.drafter`.
 Letters: D language width, W width of its layers, N words known.
 """
 
@@ -25,8 +25,6 @@ from .speculate import Guess
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-COST = 0.05
-"""Time of a guess, of a single step of nano."""
 LEAST_REACHED = 0.25
 """Nothing is guessed behind what is less likely to be reached."""
 MOST_SURE = 0.98
@@ -115,7 +113,6 @@ class LearnedDrafter:
     network: DraftNetwork
     never: Collection[int] = frozenset()
     """Tokens that no answer goes on with: those that end it, and those that it may not hold."""
-    cost: float = COST
     _right: float = PRIOR
     _expected: float = PRIOR
     """Of the guesses tried, how many were right, and how many the network thought would be."""

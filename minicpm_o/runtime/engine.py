@@ -19,6 +19,7 @@ from ..errors import CheckpointError, OptionError
 from ..model.config import LanguageConfig
 from .cache import KVCache
 from .device import DevicePlan, make_session
+from .run_times import RunTimes
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -154,6 +155,7 @@ class Engine(BaseEngine[KVCache]):
         """Whether the graph can give the logits of several tokens of a run."""
         self.is_exact: bool | None = None if self.is_steady else False
         """Whether a run of several tokens gives the numbers of single steps, bit by bit; None until `prove` tried."""
+        self.run_times = RunTimes()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, plan: DevicePlan) -> Engine:

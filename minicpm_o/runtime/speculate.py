@@ -8,11 +8,13 @@ of its business, and the logits are bit by bit those of single steps (see `stead
 the same with and without, drawn ones too.
 
 Drafts come from the text so far (`PromptLookup`) and from a small trained network (`drafter.LearnedDrafter`), with a
-probability each, and as many are read as pay by what runs cost (`best_length`). Letter: D language width.
+probability each, and as many are read as pay by what runs cost here (`best_length`, `RunTimes`). Letter: D language
+width.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +24,8 @@ import numpy as np
 
 from .cache import KVCache
 from .engine import Step
+from .run_times import RUN_COSTS, RunTimes
 
-RUN_COSTS = (1.0, 1.27, 1.38, 1.50, 1.61, 1.74, 1.86, 1.98)
-"""Time of a run over 1, 2, ... tokens, of one over 1: nano in 8 bits on two cores, the dearer of two measurements
-(docs/log.md). Larger models, which wait for memory, pay less for the further ones."""
 MOST_DRAFTED = len(RUN_COSTS) - 1
 LEAST_GAIN = 1.08
 """A draft is read when it will likely give so many tokens in the time that a single step takes for one."""
@@ -54,11 +54,6 @@ class Guess:
 class Drafter(Protocol):
     """What proposes how an answer goes on."""
 
-    @property
-    def cost(self) -> float:
-        """Time of a guess, of a single step of the model."""
-        ...
-
     def draft(self, ids: Sequence[int], hidden: np.ndarray, most: int) -> list[Guess]:
         """At most so many guesses of what follows ids: prompt and answer, the last of them chosen but not yet read.
 
@@ -75,6 +70,8 @@ class Verifier(Protocol):
     """The half of an engine that speculation needs; see `Engine`."""
 
     is_exact: bool | None
+    is_shared: bool
+    run_times: RunTimes
 
     @property
     def context_tokens(self) -> int: ...
@@ -89,8 +86,6 @@ class Verifier(Protocol):
 class PromptLookup:
     """What followed the same words before: the longest end of the text that stands in it already, as a suffix array
     would find it (prompt look-up decoding; https://github.com/apoorvumang/prompt-lookup-decoding)."""
-
-    cost = 0.0
 
     def __init__(self, longest: int = MOST_LOOKED_UP) -> None:
         self._longest = longest
@@ -132,16 +127,17 @@ class PromptLookup:
         self._num_read = len(ids)
 
 
-def best_length(guesses: Sequence[Guess], draft_cost: float = 0.0) -> tuple[int, float]:
+def best_length(guesses: Sequence[Guess], costs: Sequence[float], draft_cost: float = 0.0) -> tuple[int, float]:
     """How many of the guesses to read, and how many tokens that likely gives for the time of a single step.
 
-    draft_cost: time that drafting took, of a single step; it is spent whatever is read.
+    costs: of runs over 1, 2, ... tokens. draft_cost: time that drafting took; it is spent whatever is read. All in
+    single steps.
     """
-    best, best_rate, expected, reached = 0, 1.0 / (RUN_COSTS[0] + draft_cost), 1.0, 1.0
-    for count, guess in enumerate(guesses[:MOST_DRAFTED], start=1):
+    best, best_rate, expected, reached = 0, 1.0 / (costs[0] + draft_cost), 1.0, 1.0
+    for count, guess in enumerate(guesses[: len(costs) - 1], start=1):
         reached *= guess.probability
         expected += reached
-        rate = expected / (RUN_COSTS[count] + draft_cost)
+        rate = expected / (costs[count] + draft_cost)
         if rate > best_rate:
             best, best_rate = count, rate
     return best, best_rate
@@ -223,16 +219,23 @@ class Speculator:
         if self.engine.is_exact is None:
             return self._try(token_id, cache)
         guesses = self._choose(cache) if self.engine.is_exact else []
-        if not guesses:
-            return self.engine.decode(token_id, cache)
         start = cache.length
-        step, *more = self.engine.verify([token_id, *(guess.token_id for guess in guesses)], cache)
+        step, *more = self._run([token_id, *(guess.token_id for guess in guesses)], cache)
         cache.truncate(start + 1)
+        if not guesses:
+            return step
         self._ahead.extend((guess.token_id, behind) for guess, behind in zip(guesses, more, strict=False))
         self.tally.drafted += len(more)
         if not more:  # several conversations in one run: nothing was read ahead, and nothing will be for a while
             self._drafted, self._resting = None, REST_TOKENS
         return step
+
+    def _run(self, ids: list[int], cache: KVCache) -> list[Step]:
+        started = time.perf_counter()
+        steps = self.engine.verify(ids, cache) if len(ids) > 1 else [self.engine.decode(ids[0], cache)]
+        if not self.engine.is_shared:  # else others may have been waited for
+            self.engine.run_times.heard(len(steps), time.perf_counter() - started)
+        return steps
 
     def _try(self, token_id: int, cache: KVCache) -> Step:
         """Single steps, until there are enough to find out whether runs of several tokens give the same."""
@@ -250,9 +253,11 @@ class Speculator:
             self._resting -= 1
             return []
         best_rate, most = LEAST_GAIN, min(MOST_DRAFTED, self.most_tokens - 1, cache.limit - cache.length - 2)
-        for drafter in self.drafters:
-            guesses = drafter.draft(self.ids, self.hidden, most) if most > 0 else []
-            count, rate = best_length(guesses, drafter.cost * len(guesses))
+        times = self.engine.run_times
+        for drafter in self.drafters if most > 0 else ():
+            started = time.perf_counter()
+            guesses = drafter.draft(self.ids, self.hidden, most)
+            count, rate = best_length(guesses, times.costs, times.in_steps(time.perf_counter() - started))
             if count and rate > best_rate:
                 best_rate, self._drafted = rate, (drafter, guesses[:count])
         return self._drafted[1] if self._drafted else []

@@ -19,12 +19,12 @@ from minicpm_o.runtime.device import DevicePlan
 from minicpm_o.runtime.engine import Embeddings, Engine, Step, open_steady
 from minicpm_o.runtime.events import GenerationEnd
 from minicpm_o.runtime.generate import generate
+from minicpm_o.runtime.run_times import RUN_COSTS, RunTimes
 from minicpm_o.runtime.sampling import SamplingConfig
 from minicpm_o.runtime.speculate import (
     MOST_DRAFTED,
     PROOF_TOKENS,
     REST_TOKENS,
-    RUN_COSTS,
     Guess,
     PromptLookup,
     Speculator,
@@ -54,8 +54,6 @@ class Letters:
 class Oracle:
     """Drafts what plain decoding said, with some of it wrong: token `at` of the answer whenever at % wrong_every is 0.
     """
-
-    cost = 0.0
 
     def __init__(self, num_prompt: int, said: Sequence[int], wrong_every: int = 0) -> None:
         self.num_prompt, self.said, self.wrong_every = num_prompt, said, wrong_every
@@ -92,7 +90,9 @@ def tiny_engine(folder: Path, config: LanguageConfig, bits: int | None) -> Engin
     table = weights["model.embed_tokens.weight"]
     scales = (np.abs(table).max(1, keepdims=True) / 127).astype(np.float16)
     rounded = np.rint(table / scales.astype(np.float32)).clip(-127, 127).astype(np.int8)
-    return Engine(open_steady(folder / "language.onnx", PLAN), config, Embeddings(rounded, scales))
+    made = Engine(open_steady(folder / "language.onnx", PLAN), config, Embeddings(rounded, scales))
+    made.run_times = RunTimes(learning_rate=0.0)  # how long drafts are must not hang on the clock
+    return made
 
 
 def prompt(count: int = 20, seed: int = 2) -> list[int]:
@@ -315,10 +315,17 @@ def test_lookup_learns_how_often_it_is_right() -> None:
 @pytest.mark.parametrize(("chances", "length"), [((), 0), ((0.1,), 0), ((0.9,), 1), ((0.9, 0.05, 0.05), 1),
                                                 ((1.0,) * 20, MOST_DRAFTED)])
 def test_as_many_guesses_as_pay(chances: Sequence[float], length: int) -> None:
-    count, rate = best_length([Guess(1, chance) for chance in chances])
+    count, rate = best_length([Guess(1, chance) for chance in chances], RUN_COSTS)
     assert count == length
     assert rate == pytest.approx((1 + sum(np.cumprod(chances[:length]))) / RUN_COSTS[length])
 
 
+def test_where_longer_runs_are_cheap_more_is_read() -> None:
+    guesses = [Guess(1, 0.6)] * 7
+    short, _ = best_length(guesses, [1 + 0.5 * place for place in range(8)])
+    long, _ = best_length(guesses, [1 + 0.02 * place for place in range(8)])
+    assert short < 2 and long > 5
+
+
 def test_drafting_that_costs_more_than_it_gives_is_left() -> None:
-    assert best_length([Guess(1, 0.5)], draft_cost=0.5)[1] < 1
+    assert best_length([Guess(1, 0.5)], RUN_COSTS, draft_cost=0.5)[1] < 1
