@@ -23,7 +23,8 @@ from typing import Any
 
 import common
 
-COLUMNS = ("run", "load s", "first word s", "whole process s", "peak MB", "prompt tokens", "of them from disk", "MB on disk")
+COLUMNS = ("run", "load s", "first word s", "whole process s", "peak MB", "prompt tokens", "of them from disk",
+           "MB on disk")
 SAMPLES = common.ROOT / "minicpm_o" / "assets" / "samples"
 VARIABLE = "MINICPM_O_PREFIX_CACHE_MB"
 RULES = " ".join(f"Rule {number}: answer in one short sentence, be kind, and say so when you do not know."
@@ -104,8 +105,9 @@ def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     parts = []
     for name, case in report["cases"].items():
-        rows = [(run, f"{values['load_s']:.2f}", f"{values['ttft_s']:.2f}", f"{values['process_s']:.2f}", f"{values['peak_rss_mb']:.0f}",
-                 int(values["prompt"]), int(values["cached"]), f"{values['disk_mb']:.1f}")
+        rows = [(run, *(f"{values[key]:.2f}" for key in ("load_s", "ttft_s", "process_s")),
+                 f"{values['peak_rss_mb']:.0f}", int(values["prompt"]), int(values["cached"]),
+                 f"{values['disk_mb']:.1f}")
                 for run, values in case["runs"].items()]
         told = "the same answer in the first three runs" if case["same_answer"] else "the answers DIFFER"
         parts += [f"{name}: {told}", common.table(COLUMNS, rows)]
