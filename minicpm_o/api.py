@@ -40,6 +40,7 @@ from .runtime.conversation import Conversation, Pool, content_digest, prefill, p
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
 from .runtime.losses import TextLoss, sum_up, text_tokens, token_losses
 from .runtime.parts import AnswerDefaults, Parts
+from .runtime.prefix_store import open_store
 from .runtime.sampling import SamplingConfig
 from .runtime.timing import Stopwatch, Timing
 
@@ -123,6 +124,8 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
+        prefix_cache: str | os.PathLike[str] | bool | None = None,
+        prefix_cache_mb: float | None = None,
         **loading: Any,
     ) -> None:
         """Open a model, assembling nano first when it is not on this machine yet.
@@ -130,9 +133,13 @@ class MiniCPMO:
         name_or_path: "nano", the folder of a bundle (as `minicpm-o export` writes it), or an official checkpoint, its
         folder or its name on the hub, which torch runs. threads: None takes the cores given to this process; voice:
         the one that `speak` uses when it is not told; progress: show a bar on stderr while assembling; parts: parts of
-        nano at paths of the user. loading: device, dtype, attention, vision, hearing, speech and check_memory of
-        `runtime.opening.LoadOptions`, for checkpoints and exported bundles. Raises CheckpointError, or OptionError for
-        what this kind of model does not heed.
+        nano at paths of the user. prefix_cache: a folder, or True for the usual one, in which the beginnings of prompts
+        are kept, so that a later process neither encodes the same picture nor reads the same system prompt again; the
+        answers are the same. What is kept was made of the user's pictures, sounds and words and lies there until it is
+        removed or makes room; see `runtime.prefix_store`. It has no effect on a checkpoint that torch runs.
+        prefix_cache_mb: what it may take, by default 256. loading: device, dtype, attention, vision, hearing, speech
+        and check_memory of `runtime.opening.LoadOptions`, for checkpoints and exported bundles. Raises CheckpointError,
+        or OptionError for what this kind of model does not heed.
         """
         from .runtime.opening import LoadOptions, open_parts
 
@@ -140,7 +147,7 @@ class MiniCPMO:
             known = ', '.join(sorted(LoadOptions.names()))
             raise TypeError(f"MiniCPMO has no argument {unknown[0]!r}; it knows {known}")
         options = LoadOptions(threads=threads, progress=progress, parts=parts, **loading)
-        self._begin(open_parts(name_or_path, options), voice)
+        self._begin(open_parts(name_or_path, options), voice, prefix_cache, prefix_cache_mb)
 
     @classmethod
     def from_pretrained(
@@ -151,19 +158,25 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
+        prefix_cache: str | os.PathLike[str] | bool | None = None,
+        prefix_cache_mb: float | None = None,
         **loading: Any,
     ) -> MiniCPMO:
         """The same as the constructor, under the name that model libraries use."""
-        return cls(name_or_path, threads=threads, voice=voice, progress=progress, parts=parts, **loading)
+        return cls(name_or_path, threads=threads, voice=voice, progress=progress, parts=parts,
+                   prefix_cache=prefix_cache, prefix_cache_mb=prefix_cache_mb, **loading)
 
     @classmethod
-    def from_parts(cls, parts: ModelParts, *, voice: str | None = None) -> MiniCPMO:
+    def from_parts(cls, parts: ModelParts, *, voice: str | None = None,
+                   prefix_cache: str | os.PathLike[str] | bool | None = None,
+                   prefix_cache_mb: float | None = None) -> MiniCPMO:
         """A model on parts that are open already; several models may share them."""
         model = cls.__new__(cls)
-        model._begin(parts, voice)
+        model._begin(parts, voice, prefix_cache, prefix_cache_mb)
         return model
 
-    def _begin(self, parts: ModelParts, voice: str | None) -> None:
+    def _begin(self, parts: ModelParts, voice: str | None, prefix_cache: str | os.PathLike[str] | bool | None,
+               prefix_cache_mb: float | None) -> None:
         self.parts: Any = parts
         self.voice = voice
         self.speculate = True
@@ -171,6 +184,7 @@ class MiniCPMO:
         same answer, sooner. May be set at any time; off saves the guesses' few megabytes. torch has no such runs."""
         self._lock = threading.RLock()
         self._pool = Pool()
+        self._prefixes = open_store(prefix_cache, parts, prefix_cache_mb)
         self._running: set[threading.Event] = set()
         self._heard: OrderedDict[tuple[bytes, bool], str | None] = OrderedDict()
 
@@ -225,7 +239,7 @@ class MiniCPMO:
              num_beams: int | None = ..., stop: Sequence[str] = ..., options: PromptOptions | None = ...,
              generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ..., cancel: threading.Event | None = ...,
-             form: Mapping[str, Any] | str | None = ...) -> Reply: ...
+             form: Mapping[str, Any] | str | None = ..., keep_prefix: bool = ...) -> Reply: ...
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], max_tokens: int | None = ...,
@@ -235,7 +249,7 @@ class MiniCPMO:
              generate_audio: bool = ..., ref_audio: Source | None = ...,
              transcript: bool = ..., allow_urls: bool = ...,
              cancel: threading.Event | None = ...,
-             form: Mapping[str, Any] | str | None = ...) -> Iterator[Event]: ...
+             form: Mapping[str, Any] | str | None = ..., keep_prefix: bool = ...) -> Iterator[Event]: ...
 
     def chat(
         self,
@@ -258,6 +272,7 @@ class MiniCPMO:
         allow_urls: bool = False,
         cancel: threading.Event | None = None,
         form: Mapping[str, Any] | str | None = None,
+        keep_prefix: bool = True,
     ) -> Reply | Iterator[Event]:
         """Answer the last turn of a conversation.
 
@@ -271,8 +286,8 @@ class MiniCPMO:
         ref_audio: a sound of the voice that 4.5 speaks in (an array is at 16 kHz), by default the first of the
         conversation. allow_urls: fetch http(s) media. cancel: set it, or call `cancel()`, to end the answer early with
         finish reason "cancelled". form: a JSON schema, or a Lark grammar as text, that the answer is held to, token by
-        token (extra `serve`). The oldest turns are left out, with a warning in the Reply, when the conversation
-        outgrows the context window.
+        token (extra `serve`). keep_prefix: off writes nothing of this prompt into the prefix cache, where there is one.
+        The oldest turns are left out, with a warning in the Reply, when the conversation outgrows the context window.
         Raises InputError for what cannot be read, ContextFullError when the last turn alone is too long.
         """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -284,7 +299,8 @@ class MiniCPMO:
             raise OptionError("ref_audio has no effect: it is the voice in which an official checkpoint speaks its "
                               "answer; set generate_audio on one of those, or leave it out")
         call = _Call(tuple(as_messages(messages)), sampling, beams, limit, tuple(stop), transcript, allow_urls,
-                     cancel or threading.Event(), options, generate_audio, ref_audio, self._constraint(form, beams))
+                     cancel or threading.Event(), options, generate_audio, ref_audio, self._constraint(form, beams),
+                     keep_prefix)
         events = self._answer(call)
         return events if stream else cast(Reply, deque(events, maxlen=1).pop())
 
@@ -403,7 +419,7 @@ class MiniCPMO:
             if call.generate_audio and not isinstance(self.parts, Parts):
                 with self._lock:
                     self.parts.check_voice(_voice_of(call))
-            with self._read(inputs, call.cancel) as (conversation, step, num_cached):
+            with self._read(inputs, call.cancel, keep_prefix=call.keep_prefix) as (conversation, step, num_cached):
                 end = yield from self._generate(conversation, step, inputs.ids.tolist(), call, watch)
                 usage = _reply_usage(inputs.usage, num_cached, end.num_tokens)
                 speech = self._say(call, inputs, end, conversation) if call.generate_audio else None
@@ -413,17 +429,22 @@ class MiniCPMO:
             self._running.discard(call.cancel)
 
     @contextmanager
-    def _read(self, inputs: ModelInputs,
-              cancel: threading.Event) -> Iterator[tuple[Conversation, Step | None, int]]:
+    def _read(self, inputs: ModelInputs, cancel: threading.Event, *,
+              keep_prefix: bool = False) -> Iterator[tuple[Conversation, Step | None, int]]:
         """A prompt in the cache of a conversation of its own: the step at its end, None when cancelled, and the tokens
-        that were there already. Whatever becomes of the answer, what was read is kept."""
+        that were there already, or on disk. Whatever becomes of the answer, what was read is kept; keep_prefix: on disk
+        too, once there is an answer."""
         keys = prompt_keys(inputs)
         with self._lock:
             conversation = self._pool.take(keys, self.parts.engine)
         try:
             with self._lock:
+                if self._prefixes:
+                    self._prefixes.fill(conversation, keys)
                 step, num_cached = prefill(conversation, inputs, keys, self.parts.engine, self.parts.encode, cancel)
             yield conversation, step, num_cached
+            if self._prefixes and keep_prefix:  # not before: the first word waits for no disk
+                self._prefixes.keep(conversation, inputs)
         finally:  # not before an answer is spoken, from the cache
             with self._lock:
                 self._pool.give_back(conversation)
@@ -677,6 +698,7 @@ class _Call:
     generate_audio: bool = False
     ref_audio: Source | None = None
     constraint: Constraint | None = None
+    keep_prefix: bool = False
 
 
 def spoken(options: PromptOptions | None) -> PromptOptions | None:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from minicpm_o import MiniCPMO
 
 
+@pytest.fixture(autouse=True)
+def no_prefixes_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line keeps nothing of the tests' prompts in the user's own cache; a test that wants it says so."""
+    monkeypatch.setenv("MINICPM_O_PREFIX_CACHE_MB", "0")
+
+
 @pytest.fixture(scope="session")
 def nano() -> Path:
     """Folder of the assembled nano, built at first use into MINICPM_O_HOME or the default cache.

@@ -19,6 +19,7 @@ import engines
 import official_full_size
 import peers
 import performance_page
+import prefix
 import race
 import roofline
 import shapes
@@ -374,3 +375,14 @@ def test_same_report_draws_the_same_plot(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         roofline.plot(some_reports()["roofline"], tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_prefix_report_tells_when_an_answer_is_another() -> None:
+    rows = [{"text": "A cat.", "load_s": 1.0, "ttft_s": value, "process_s": 2.0, "peak_rss_mb": 400.0, "prompt": 58,
+             "cached": 44, "disk_mb": 2.04} for value in (0.3, 0.1, 0.2)]
+    report = {"rounds": 3, "command": "python benchmarks/prefix.py", "machine": common.machine(), "cases": {
+        name: {"same_answer": same, "runs": {"the same again": prefix.middle(rows)}}
+        for name, same in (("photo", True), ("sound", False))}}
+    text = prefix.markdown(report)
+    assert text.count("| the same again | 1.00 | 0.20 | 2.00 | 400 | 58 | 44 | 2.0 |") == 2
+    assert "photo: the same answer" in text and "sound: the answers DIFFER" in text

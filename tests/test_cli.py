@@ -412,6 +412,42 @@ def test_models_lists_nano(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
     assert [(entry["name"], entry["installed"]) for entry in found] == [("nano", False), ("big", False), ("mine", True)]
 
 
+def test_models_clears_what_was_kept_of_prompts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MINICPM_O_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "models", list)
+    entry = tmp_path / "prefixes" / ("0" * 32) / f"7-{'1' * 32}.safetensors"
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(bytes(3_000_000))
+    assert run(["doctor"]) == 0
+    assert "1 (3 MB)" in capsys.readouterr().out
+    assert run(["models", "--clear-prefixes", "--json"]) == 0
+    found = one_object(capsys.readouterr().out)
+    assert (found["removed"], found["mb"], found["path"]) == (1, 3.0, str(tmp_path / "prefixes"))
+    assert not (tmp_path / "prefixes").exists()
+    assert run(["models", "--clear-prefixes"]) == 0
+    assert "removed 0 kept prefixes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "variable", "asked"), [
+    ([], None, (True, None)), (["--prefix-cache-mb", "64"], "7", (True, 64.0)), ([], "7", (True, 7.0)),
+    (["--prefix-cache-mb", "0"], None, (False, None)),
+])
+@pytest.mark.parametrize("verb", ["describe", "ask", "chat"])
+def test_verbs_keep_prefixes_unless_told(monkeypatch: pytest.MonkeyPatch, photo: str, stdin: Any, verb: str,
+                                         options: list[str], variable: str | None, asked: tuple[bool, Any]) -> None:
+    given: dict[str, Any] = {}
+    if variable is None:
+        monkeypatch.delenv("MINICPM_O_PREFIX_CACHE_MB")
+    else:
+        monkeypatch.setenv("MINICPM_O_PREFIX_CACHE_MB", variable)
+    monkeypatch.setattr(loading, "MiniCPMO", SimpleNamespace(
+        from_pretrained=lambda name, **more: given.update(more) or StubModel()))
+    stdin("Hello\n")
+    assert run({"describe": ["describe", photo], "ask": ["ask", "Who?"], "chat": ["chat"]}[verb] + options) == 0
+    assert (given["prefix_cache"], given["prefix_cache_mb"]) == asked
+
+
 def test_pull(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "weights").write_bytes(bytes(2_000_000))
     added: list[tuple[str, ...]] = []

@@ -25,6 +25,7 @@ from minicpm_o.inputs.system_prompts import system_prompt
 from minicpm_o.rates import SPEECH_RATE_HZ
 from minicpm_o.runtime import opening
 from minicpm_o.runtime.conversation import prompt_keys
+from minicpm_o.runtime.engine import Engine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -129,6 +130,16 @@ def test_cached_is_uncached(model: MiniCPMO) -> None:
     fresh = greedy(model, turns)
     assert cached.usage.cached > 100 and fresh.usage.cached == 0
     assert cached.text == fresh.text
+
+
+def test_a_new_process_finds_a_picture_on_disk(model: MiniCPMO, tmp_path: Path) -> None:
+    """Of a bundle; what torch has read is not kept, and nothing is said of it."""
+    fresh = greedy(MiniCPMO.from_parts(model.parts), everything())
+    for _ in range(2):
+        reply = greedy(MiniCPMO.from_parts(model.parts, prefix_cache=tmp_path / "prefixes"), everything())
+        assert reply.text == fresh.text
+    has_store = isinstance(model.parts.engine, Engine)
+    assert (reply.usage.cached > 100) == has_store == (tmp_path / "prefixes").exists()
 
 
 def test_a_cached_sound_is_heard_as_beside_a_longer_one(model: MiniCPMO) -> None:

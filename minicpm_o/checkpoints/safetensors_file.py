@@ -160,8 +160,8 @@ def pending_array(name: str, array: np.ndarray, dtype: str | None = None) -> Pen
     return Pending(name, kind, array.shape, lambda: (np.ascontiguousarray(array),))
 
 
-def write_file(path: Path, tensors: Sequence[Pending], on_bytes: Callable[[int], None] = lambda count: None) -> None:
-    """One safetensors file. `on_bytes` hears of every block's length once it is written."""
+def file_blocks(tensors: Sequence[Pending]) -> Iterator[memoryview]:
+    """The bytes of one safetensors file, to be written in order: the header, then block by block the numbers."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for tensor in tensors:
@@ -170,13 +170,20 @@ def write_file(path: Path, tensors: Sequence[Pending], on_bytes: Callable[[int],
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # numbers begin at a multiple of eight, which maps of the file need
+    yield memoryview(struct.pack("<Q", len(text)) + text)
+    for tensor in tensors:
+        for block in tensor.blocks():
+            yield np.ascontiguousarray(block).data.cast("B") if block.size else memoryview(b"")
+
+
+def write_file(path: Path, tensors: Sequence[Pending], on_bytes: Callable[[int], None] = lambda count: None) -> None:
+    """One safetensors file. `on_bytes` hears of every block's length once it is written."""
+    blocks = file_blocks(tensors)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for tensor in tensors:
-            for block in tensor.blocks():
-                file.write(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
-                on_bytes(block.nbytes)
+        file.write(next(blocks))
+        for block in blocks:
+            file.write(block)
+            on_bytes(block.nbytes)
 
 
 def plan_shards(tensors: Iterable[Pending], max_bytes: int) -> list[list[Pending]]:

@@ -18,7 +18,8 @@ from ..errors import CheckpointError, DiskFullError
 
 CHUNK_BYTES = 1 << 20
 HOME_VARIABLE = "MINICPM_O_HOME"
-_WORK_PREFIX = ".work-"
+WORK_PREFIX = ".work-"
+"""Begins the names of what is half-written."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """Codes by which a system says that there is no room."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -42,16 +43,20 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomic(
-    path: Path, chunks: Iterable[bytes], check: Callable[[str, int], None] = lambda sha256, num_bytes: None
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    check: Callable[[str, int], None] = lambda sha256, num_bytes: None,
+    mode: int = 0o666,
 ) -> None:
     """Write the chunks to a file that appears complete or not at all.
 
-    `check` hears the sha256 and the size before the file appears, and may raise to keep it from appearing.
+    `check` hears the sha256 and the size before the file appears, and may raise to keep it from appearing. mode: who
+    may read and write it, less what the process's umask takes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, half = hashlib.sha256(), path.with_name(f"{_WORK_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
+    digest, half = hashlib.sha256(), path.with_name(f"{WORK_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
-        with half.open("wb") as file:
+        with open(half, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             for chunk in chunks:
                 digest.update(chunk)
                 file.write(chunk)
@@ -120,7 +125,7 @@ def home_lock(home: Path, say: Callable[[str], None] = lambda text: None) -> Ite
 @contextmanager
 def work_folder(home: Path) -> Iterator[Path]:
     """An empty folder under `home` that is gone afterwards. The caller holds the home's lock."""
-    folder = home / f"{_WORK_PREFIX}{uuid.uuid4().hex[:8]}"
+    folder = home / f"{WORK_PREFIX}{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -140,7 +145,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _clear_half_written(home: Path) -> None:
-    for stale in [*home.glob(f"{_WORK_PREFIX}*"), *(home / "parts").rglob(f"{_WORK_PREFIX}*")]:
+    for stale in [*home.glob(f"{WORK_PREFIX}*"), *(home / "parts").rglob(f"{WORK_PREFIX}*")]:
         if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
         else:

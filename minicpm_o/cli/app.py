@@ -22,6 +22,7 @@ from .options import (
     MemoryCheckOption,
     ModelOption,
     ModeOption,
+    PrefixOption,
     QuietOption,
     RefAudioOption,
     SeedOption,
@@ -133,6 +134,7 @@ def describe(
     dtype: DtypeOption = None,
     context: ContextOption = None,
     memory_check: MemoryCheckOption = True,
+    prefix_cache_mb: PrefixOption = None,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -144,7 +146,7 @@ def describe(
 
     if beams is None and version_of(model) is None:
         beams = 1 if prompt or temperature else CAPTION_BEAMS
-    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet, prefix_cache_mb)
     options = AnswerOptions(loading, max_tokens, temperature, seed, beams, slices=slices, allow_urls=allow_urls,
                             as_json=as_json)
     return answer([("image", image)], prompt, options)
@@ -179,6 +181,7 @@ def ask(
     dtype: DtypeOption = None,
     context: ContextOption = None,
     memory_check: MemoryCheckOption = True,
+    prefix_cache_mb: PrefixOption = None,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -187,7 +190,7 @@ def ask(
     from .answer import AnswerOptions, SpeechOptions, SystemOptions, answer
     from .loading import Loading
 
-    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet, prefix_cache_mb)
     options = AnswerOptions(loading, max_tokens, temperature, seed, None, transcript, thinking, slices, allow_urls,
                             as_json)
     return answer(context_of_call.meta[MEDIA_ORDER], question, options,
@@ -209,6 +212,7 @@ def chat(
     dtype: DtypeOption = None,
     context: ContextOption = None,
     memory_check: MemoryCheckOption = True,
+    prefix_cache_mb: PrefixOption = None,
     allow_urls: UrlsOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -218,7 +222,7 @@ def chat(
     from .chat import converse
     from .loading import Loading
 
-    loading = Loading(model, threads, device, dtype, context, memory_check, quiet)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet, prefix_cache_mb)
     options = AnswerOptions(loading, max_tokens, temperature, seed, None, transcript, thinking, slices, allow_urls,
                             as_json)
     return converse(options, system)
@@ -273,11 +277,15 @@ def speak(
 
 
 @app.command()
-def models(as_json: JsonOption = False) -> Result:
+def models(
+    clear_prefixes: Annotated[bool, typer.Option("--clear-prefixes", help=(
+        "Remove what --prefix-cache-mb kept of earlier prompts, of all models; lists nothing."))] = False,
+    as_json: JsonOption = False,
+) -> Result:
     """List the models by name, and which of them are on this machine."""
-    from .models import list_models
+    from .models import list_models, remove_prefixes
 
-    return list_models(as_json)
+    return remove_prefixes(as_json) if clear_prefixes else list_models(as_json)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from ..checkpoints.storage import default_home
 from ..errors import CheckpointError, UnknownModelError
 from ..model.config import OfficialConfig
 from ..runtime.device import DevicePlan, plan_device
+from ..runtime.prefix_store import default_folder, kept
 from .models import folder_mb
 from .output import report, write
 
@@ -102,6 +103,10 @@ def _device(plan: DevicePlan) -> Iterator[Check]:
     home = default_home()
     free = shutil.disk_usage(next(place for place in (home, *home.parents) if place.exists())).free
     yield Check("device", "disk", "ok", f"{free / 1e9:.1f} GB free for {home}")
+    prefixes = kept(default_folder())
+    size_mb = sum(entry.bytes for entry in prefixes) / 1e6
+    yield Check("device", "kept prefixes", "ok", f"{len(prefixes)} ({size_mb:.0f} MB) in {default_folder()}; "
+                                                 f"`minicpm-o models --clear-prefixes` removes them")
 
 
 def _model(model: str, bundle: Bundle | None, problem: str) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from .options import (
     MemoryCheckOption,
     ModelOption,
     QuietOption,
+    ServedPrefixOption,
     ThreadsOption,
     VoiceOption,
 )
@@ -62,6 +63,7 @@ def serve(
     dtype: DtypeOption = None,
     context: ContextOption = None,
     memory_check: MemoryCheckOption = True,
+    prefix_cache_mb: ServedPrefixOption = 0.0,
     quiet: QuietOption = False,
 ) -> None:
     """Serve OpenAI's API, live sessions and a page over one model."""
@@ -74,7 +76,8 @@ def serve(
         allow_urls=allow_urls, media_folder=media_path, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         with_page=page, max_running=max_running, batch=batch, max_waiting=max_waiting, max_sessions=max_sessions,
         max_body_mb=max_body_mb, max_media_s=max_media_s, max_tokens=max_tokens, drain_s=drain_s)
-    run(Loading(model, threads, device, dtype, context, memory_check, quiet), config, voice, warm=warm, quiet=quiet)
+    loading = Loading(model, threads, device, dtype, context, memory_check, quiet, prefix_cache_mb)
+    run(loading, config, voice, warm=warm, quiet=quiet)
 
 
 def bench_live(

@@ -27,13 +27,16 @@ class Loading:
     context: int | None = None
     check_memory: bool = True
     quiet: bool = False
+    prefix_cache_mb: float | None = 0.0
+    """What beginnings of prompts may take on disk; 0 keeps none, None the usual."""
 
     def open(self) -> tuple[MiniCPMO, float]:
         """The model and the seconds that opening it took."""
         started = time.perf_counter()
         model = MiniCPMO.from_pretrained(
             self.model, threads=self.threads, progress=not self.quiet, device=self.device, dtype=self.dtype,
-            context_tokens=self.context, check_memory=self.check_memory)
+            context_tokens=self.context, check_memory=self.check_memory,
+            prefix_cache=self.prefix_cache_mb != 0, prefix_cache_mb=self.prefix_cache_mb or None)
         return model, time.perf_counter() - started
 
 

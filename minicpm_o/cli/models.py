@@ -11,6 +11,7 @@ from ..checkpoints.hub import NANO, ModelInfo, models, resolve
 from ..checkpoints.parts import PIPER, VOICES
 from ..checkpoints.storage import default_home
 from ..errors import OptionError
+from ..runtime.prefix_store import clear, default_folder
 from ..runtime.timing import Timing, peak_rss_mb
 from .output import report, write
 
@@ -22,6 +23,17 @@ def list_models(as_json: bool) -> dict[str, Any]:
     if not as_json:
         write(text + "\n")
     return report(text, model=None, models=[_entry(info) for info in found])
+
+
+def remove_prefixes(as_json: bool) -> dict[str, Any]:
+    """Remove the beginnings of prompts that are kept on disk, of all models."""
+    folder = default_folder()
+    removed = clear(folder)
+    mb = sum(entry.bytes for entry in removed) / 1e6
+    text = f"removed {len(removed)} kept prefixes ({mb:.0f} MB) from {folder}"
+    if not as_json:
+        write(text + "\n")
+    return report(text, model=None, path=str(folder), removed=len(removed), mb=round(mb, 1))
 
 
 def pull_model(name: str, voices: bool, fast_voice: bool, quiet: bool, as_json: bool) -> dict[str, Any]:

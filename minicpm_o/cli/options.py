@@ -21,6 +21,15 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Repeats t
 TranscriptOption = Annotated[bool | None, typer.Option("--transcript/--own-ears", show_default=False, help=(
     "Of nano: who writes down what is said in a sound: the recogniser (the default), or the model's own ears."))]
 UrlsOption = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures and sounds at http(s) addresses.")]
+_PREFIXES = (
+    "Keep beginnings of prompts on disk, so that the next question about the same picture is answered sooner; {} They "
+    "are made of the pictures, sounds and system prompts given and lie beside the models, not encrypted, for this user "
+    "to read; `minicpm-o models --clear-prefixes` removes them. Not of checkpoints that torch runs.")
+PrefixOption = Annotated[float | None, typer.Option(
+    "--prefix-cache-mb", envvar="MINICPM_O_PREFIX_CACHE_MB", min=0.0, show_default=False,
+    help=_PREFIXES.format("so many MB at most, 256 by default; 0 keeps and uses none."))]
+ServedPrefixOption = Annotated[float, typer.Option("--prefix-cache-mb", min=0.0, help=_PREFIXES.format(
+    "so many MB at most; by default 0, none, as they are of what callers send. Never of live sessions."))]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.")]
 VoiceOption = Annotated[str | None, typer.Option("--voice", help="Of nano: a voice that `minicpm-o doctor` lists.")]
 SpeedOption = Annotated[float, typer.Option("--speed", help="Of nano: 1 is the voice's own speed.")]

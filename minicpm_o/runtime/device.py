@@ -6,6 +6,7 @@ Honours CPU affinity, cgroup limits (v1 and v2) and hyper-threads; every choice 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,6 +106,14 @@ def physical_cores(cpus: frozenset[int], system: Path = SYSTEM) -> int | None:
     if not all(path.is_file() for path in topology):
         return None
     return len({path.read_text().strip() for path in topology})
+
+
+def processor_kind(process: Path = PROCESS) -> str:
+    """What decides which kernels multiply, and so how numbers round: the processor's name and its instructions."""
+    lines = (line.partition(":") for line in _text(process / "cpuinfo").splitlines())
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    known = [told[key] for key in ("model name", "CPU part", "flags", "Features") if key in told]
+    return "; ".join([platform.machine(), *(known or [platform.processor()])])
 
 
 def cgroup_cpus(system: Path = SYSTEM, process: Path = PROCESS) -> float | None:

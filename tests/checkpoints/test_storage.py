@@ -32,6 +32,12 @@ def test_write_atomic_tells_hash_and_size_before_the_file_appears(tmp_path: Path
     assert path.read_bytes() == b"abc" and sha256_of(path) == ABC
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+def test_write_atomic_keeps_others_out_when_told(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", [memoryview(b"a")], mode=0o600)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
 def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

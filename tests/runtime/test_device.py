@@ -52,6 +52,15 @@ def test_hyper_threads_share_a_core(tmp_path: Path) -> None:
     assert device.physical_cores(frozenset({0, 7}), system) is None
 
 
+def test_processors_are_told_apart_by_their_instructions(tmp_path: Path) -> None:
+    told = "processor: 0\nmodel name\t: Some CPU\ncpu MHz\t: {}\nflags\t: fpu {}\n"
+    lines = {"one": (1000, "avx2"), "later": (3000, "avx2"), "other": (1000, "avx512_vnni")}
+    kinds = {name: device.processor_kind(write(tmp_path / name, {"cpuinfo": told.format(*line)}))
+             for name, line in lines.items()}
+    assert kinds["one"] == kinds["later"] != kinds["other"]
+    assert device.processor_kind(tmp_path / "none") and "avx2" in kinds["one"]
+
+
 def test_cgroup_v2_takes_the_tightest_ancestor(tmp_path: Path) -> None:
     process = write(tmp_path / "proc", {"self/cgroup": "0::/a/b\n", "meminfo": "MemAvailable:  8000000 kB\n"})
     system = write(tmp_path / "sys", {

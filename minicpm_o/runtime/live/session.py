@@ -459,7 +459,7 @@ class LiveSession:
         replies: list[Any] = []
         events = self.model.chat([*system, *messages], stream=True, max_tokens=config.max_tokens,
                                  temperature=config.temperature, seed=config.seed, cancel=work.cancel,
-                                 form=config.form)
+                                 form=config.form, keep_prefix=False)  # no look of the camera comes twice
         words = words_of(events, replies)
         first = next((word for word in words if word.strip()), "")
         if config.form is not None and first.lstrip().startswith("{"):
@@ -543,7 +543,8 @@ class LiveSession:
             if work.cancel.is_set():
                 return
             turn = Message("user", (ImagePart(picture), TextPart(rule.question)))
-            holds = is_yes(self.model.chat([turn], max_tokens=RULE_ANSWER_TOKENS, temperature=0.0).text)
+            holds = is_yes(self.model.chat([turn], max_tokens=RULE_ANSWER_TOKENS, temperature=0.0,
+                                           keep_prefix=False).text)
             speaks, state = watched(self._watched.get(rule.asked, Watched()), holds, RULE_AGAIN)
             if not speaks or not self.is_busy:  # what would be said into an answer is said after it
                 self._watched[rule.asked] = state
