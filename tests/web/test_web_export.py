@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 
 from minicpm_o.cli.app import run
-from minicpm_o.errors import OptionError
 from minicpm_o.runtime.speech.reading import rule_patterns
-from minicpm_o.web.export import check_target
 from minicpm_o.web.voice import reading_tables, to_javascript
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OptionError, match="no exported page"):
-        check_target(tmp_path)
-    with pytest.raises(OptionError, match="no exported page"):
-        check_target(tmp_path / "mine.txt")
-    check_target(tmp_path / "new")
 
 
 def test_options_and_models_that_it_does_not_heed_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from minicpm_o.checkpoints.embeddings import FILE_NAME as EMBEDDINGS
 from minicpm_o.checkpoints.embeddings import quantise_rows
 from minicpm_o.errors import CheckpointError
 from minicpm_o.model.config import LanguageConfig
-from minicpm_o.web.language_graph import (
+from minicpm_o.portable.language_graph import (
     DATA_FILE,
     GPU_FILE,
     WebLanguage,
