@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ TWIN_FILE = "language_embeds.onnx"
 class BlockGraph(GpuGraph):
     """Products of 4-bit blocks as processors are quick at: what is read is rounded to 8 bits a block, as in Python."""
 
-    accuracy: Mapping[str, int] = {"accuracy_level": INT8_ACCURACY}
+    accuracy: Mapping[str, Any] = {"accuracy_level": INT8_ACCURACY}
 
 
 class PhoneGraph(BlockGraph):

@@ -10,6 +10,7 @@ anyway are therefore taken out of the file again; whoever reads it takes its own
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,6 +49,7 @@ def write_operators(graphs: Iterable[Path], target: Path) -> None:
     """Write what onnxruntime's build.py takes as --include_ops_by_config for these graphs."""
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # it tells of every file that it writes
     create_config_from_models(list(graphs), target, enable_type_reduction=True)
     words = re.sub(r"^# - .*/", "# - ", target.read_text(encoding="utf-8"), flags=re.MULTILINE)  # no folder of ours
     target.write_text(words, encoding="utf-8")

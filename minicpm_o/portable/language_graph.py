@@ -258,7 +258,7 @@ class GpuGraph(WholeNumberGraph):
     whole numbers, on the processor.
     """
 
-    accuracy: Mapping[str, int] = {}
+    accuracy: Mapping[str, Any] = {}
     """How exact MatMulNBits is, by its attribute; floats where nothing is said."""
 
     def __init__(self, folder: Path, kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:

@@ -15,10 +15,11 @@ from minicpm_o.web.voice import reading_tables, to_javascript
 def test_options_and_models_that_it_does_not_heed_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                                                               ) -> None:
     out = ["--out", str(tmp_path / "page")]
-    for options, words in ((["nano", "--target", "toaster"], "exports to web"),
+    for options, words in ((["nano", "--target", "toaster"], "exports to web, android, ios"),
                            (["openbmb/MiniCPM-o-2_6", "--target", "web"], "is for 'nano'"),
                            (["nano", "--target", "web", "--bits", "8"], "has no effect with --target web"),
-                           (["nano"], "or nano with --target web")):
+                           (["nano"], "or nano with --target web, android, ios"),
+                           (["nano", "--target", "web", "--no-audio"], "the page hears")):
         assert run(["export", *options, *out]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "page").exists()
