@@ -131,14 +131,19 @@ def _write_rest(folder: Path, target: str) -> dict[str, int]:
     return {name: size for name, size in files.items() if name.startswith("model/")}
 
 
+def export_graphs(target: Path, *, home: Path | None = None) -> Recipe:
+    """As `write_graphs`, with the parts of nano found or fetched. Raises CheckpointError (its kinds)."""
+    target.mkdir(parents=True, exist_ok=True)
+    with ProgressReport(False) as report:
+        return write_graphs(target, _found(home or default_home(), report), report)
+
+
 def open_in_python(target: Path, *, home: Path | None = None) -> Path:
     """A folder that `MiniCPMO.from_pretrained` opens with the exported numbers, to compare a phone's answers with.
 
     Raises CheckpointError (its kinds) when a part cannot be had.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    with ProgressReport(False) as report:
-        recipe = write_graphs(target, _found(home or default_home(), report), report)
+    recipe = export_graphs(target, home=home)
     (target / TWIN_FILE).replace(target / LANGUAGE_FILE)
     Bundle(target, recipe.config.name, recipe.config, {"target": "mobile"}, describe_files(target), {}).write()
     return target

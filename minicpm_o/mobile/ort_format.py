@@ -55,27 +55,39 @@ def write_operators(graphs: Iterable[Path], target: Path) -> None:
     target.write_text(words, encoding="utf-8")
 
 
-def nodes_of(content: bytearray) -> Iterator[Any]:
-    """Nodes of a file's graph and of the graphs inside them, as onnxruntime's reader shows them."""
+def typed_nodes(content: bytearray) -> Iterator[tuple[Any, Mapping[bytes, str]]]:
+    """Nodes of a file's graph and of the graphs inside them, as onnxruntime's reader shows them, each with the types of
+    the values that it can see: tensor(float) and so on."""
     from onnxruntime.tools.ort_format_model import ort_model_processor
 
     reader = ort_model_processor.fbs.InferenceSession.InferenceSession
-    yield from _nodes(reader.GetRootAsInferenceSession(content, 0).Model().Graph())
+    yield from _typed_nodes(reader.GetRootAsInferenceSession(content, 0).Model().Graph(), {})
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def _typed_nodes(graph: Any, outer: Mapping[bytes, str]) -> Iterator[tuple[Any, Mapping[bytes, str]]]:
+    from onnxruntime.tools.ort_format_model.types import FbsTypeInfo
+
+    values = [graph.NodeArgs(place) for place in range(graph.NodeArgsLength())]
+    types = {**outer, **{value.Name(): _type(FbsTypeInfo.typeinfo_to_str(value.Type()))
+                         for value in values if value.Type() is not None}}
     for number in range(graph.NodesLength()):
         node = graph.Nodes(number)
-        yield node
+        yield node, types
         for place in range(node.AttributesLength()):
             if (inner := node.Attributes(place).G()) is not None:
-                yield from _nodes(inner)
+                yield from _typed_nodes(inner, types)
+
+
+def _type(name: str) -> str:
+    """C++'s name of a type to ONNX's of a tensor of it."""
+    plain = {"MLFloat16": "float16", "BFloat16": "bfloat16", "std::string": "string"}.get(name, name)
+    return f"tensor({plain.removesuffix('_t')})"
 
 
 def drop_defaults(content: bytearray) -> None:
     """Take what the schema says anyway out of the nodes of onnxruntime's own operators, in place."""
     defaults = own_defaults()
-    for node in nodes_of(content):
+    for node, _ in typed_nodes(content):
         if (node.Domain() or b"").decode() == MICROSOFT:
             _drop(content, node, defaults.get(node.OpType().decode(), {}))
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from minicpm_o.checkpoints.graphs.builder import FLOAT, MICROSOFT, GraphBuilder
-from minicpm_o.mobile.ort_format import drop_defaults, nodes_of, own_defaults, to_ort, write_operators
+from minicpm_o.mobile.ort_format import drop_defaults, own_defaults, to_ort, typed_nodes, write_operators
 
 X = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
 
@@ -31,7 +31,7 @@ def graph(tmp_path: Path) -> Path:
 def attributes(path: Path) -> dict[str, set[str]]:
     """By operator: the attributes that its nodes have in the file."""
     found: dict[str, set[str]] = {}
-    for node in nodes_of(bytearray(path.read_bytes())):
+    for node, _ in typed_nodes(bytearray(path.read_bytes())):
         names = {node.Attributes(place).Name().decode() for place in range(node.AttributesLength())}
         found.setdefault(node.OpType().decode(), set()).update(names)
     return found
