@@ -9,6 +9,7 @@ Source: onnxruntime.tools.mobile_helpers.usability_checker; https://onnxruntime.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class Coverage:
     """Of them, those that the processor has no kernel for."""
     shares: Mapping[str, Share]
     """By whom: NNAPI, Core ML, XNNPACK."""
-    nodes_before: int
-    """Nodes of the ONNX graph, which shares of NNAPI and Core ML count."""
+    nodes_offered: int
+    """Nodes of the graph that NNAPI and Core ML are offered: nothing of it is fused yet."""
 
     @property
     def nodes(self) -> int:
@@ -68,13 +69,12 @@ def cover(graph: Path, source: Path) -> Coverage:
 
     Raises what onnxruntime raises when the file does not open with the processor's kernels alone.
     """
-    import onnx
     from onnxruntime import InferenceSession
     from onnxruntime.tools.mobile_helpers import usability_checker as checker
 
     InferenceSession(str(graph), providers=[PROCESSOR])
     operators = Counter(operators_of(graph))
-    model = onnx.load(str(source), load_external_data=False)
+    model = _offered(source)
     nnapi = checker.check_nnapi_partitions(model, require_fixed_input_sizes=False)
     coreml = checker.check_coreml_partitions(model, False, COREML_OPERATORS)
     xnnpack = sum(count for operator, count in operators.items() if operator.name in XNNPACK)
@@ -83,6 +83,20 @@ def cover(graph: Path, source: Path) -> Coverage:
     has_kernel = kernel_finder()
     return Coverage(operators, tuple(operator for operator in operators if not has_kernel(operator)), shares,
                     nnapi.num_nodes)
+
+
+def _offered(source: Path) -> Any:
+    """The graph with its constants worked out, as a provider that compiles gets it."""
+    import onnx
+    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as work:
+        options.optimized_model_filepath = str(Path(work) / "offered.onnx")
+        InferenceSession(str(source), options, providers=[PROCESSOR])
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)
 
 
 def operators_of(graph: Path) -> Iterator[Operator]:
