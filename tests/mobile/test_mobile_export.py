@@ -17,6 +17,7 @@ from minicpm_o.api import MiniCPMO
 from minicpm_o.checkpoints import storage
 from minicpm_o.cli.app import run
 from minicpm_o.errors import DiskFullError, OptionError, PartMissingError
+from minicpm_o.inputs.audio import load_audio
 from minicpm_o.inputs.image import load_image, to_pixels
 from minicpm_o.inputs.messages import ImagePart, Message, TextPart
 from minicpm_o.inputs.prompts import CAPTION
@@ -24,6 +25,9 @@ from minicpm_o.mobile.export import HEARS, SEES, TARGETS, export_mobile, open_in
 from minicpm_o.mobile.ort_format import OPERATORS_FILE
 from minicpm_o.mobile.tokens import PLAIN
 from minicpm_o.portable.folder import FILES
+from minicpm_o.runtime.encoders import HearingEncoder
+from minicpm_o.runtime.transcribe import Recogniser, RecogniserSessions
+from minicpm_o.runtime.vad import SpeechDetector
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "minicpm_o" / "assets" / "mobile"
 KOTLIN = EXAMPLES / "android/example/src/main/kotlin/org/example/nano/Nano.kt"
@@ -92,6 +96,15 @@ def test_tokens_are_the_tokenizers(phone: Phone, python: MiniCPMO) -> None:
 def test_more_placeholders_than_media_are_refused(phone: Phone) -> None:
     with pytest.raises(RuntimeError, match="out of data bounds"):
         phone.answer("describe", np.zeros((1, 1, phone.tables["config"]["language"]["width"]), np.float32))
+
+
+def test_graphs_for_sounds_hear_what_python_hears(exported: Path, python: MiniCPMO, samples: Path) -> None:
+    encoder, projector, cross, decoder, vad = (cpu_session(exported / "model" / f"{name}.ort") for name in HEARS)
+    waveform, own = load_audio(samples / "speech.wav"), python.parts.recogniser
+    recogniser = Recogniser(RecogniserSessions(encoder, cross, decoder), own.vocabulary, own.shape, SpeechDetector(vad))
+    assert recogniser.transcribe(waveform).text == own.transcribe(waveform).text
+    tokens = HearingEncoder(encoder, projector).tokens(waveform)
+    np.testing.assert_allclose(tokens, python.parts.hearing.tokens(waveform), atol=1e-4)
 
 
 def test_every_graph_opens_with_the_processors_kernels(exported: Path) -> None:
