@@ -99,7 +99,8 @@ def test_more_placeholders_than_media_are_refused(phone: Phone) -> None:
 
 
 def test_graphs_for_sounds_hear_what_python_hears(exported: Path, python: MiniCPMO, samples: Path) -> None:
-    encoder, projector, cross, decoder, vad = (cpu_session(exported / "model" / f"{name}.ort") for name in HEARS)
+    opened = [cpu_session(exported / "model" / f"{name}.ort") for name in HEARS]
+    encoder, projector, decoder, cross, vad = opened
     waveform, own = load_audio(samples / "speech.wav"), python.parts.recogniser
     recogniser = Recogniser(RecogniserSessions(encoder, cross, decoder), own.vocabulary, own.shape, SpeechDetector(vad))
     assert recogniser.transcribe(waveform).text == own.transcribe(waveform).text
