@@ -1,8 +1,9 @@
 """Which operators an exported graph takes, with their types; who has kernels for them on a phone.
 
 The processor's kernels are those that the installed onnxruntime lists, by operator, version and types; that a full
-package for phones of the same version registers the same is taken for granted. What NNAPI and Core ML take is told by onnxruntime's own checker, XNNPACK by its
-documentation; all three by the operator alone, so that their shares are the most that can be.
+package for phones of the same version registers the same is taken for granted. What NNAPI and Core ML take is told by
+onnxruntime's own checker, XNNPACK by its documentation; all three by the operator alone, so that their shares are the
+most that can be.
 
 Source: onnxruntime.tools.mobile_helpers.usability_checker; https://onnxruntime.ai/docs/execution-providers.
 """
