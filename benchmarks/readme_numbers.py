@@ -24,7 +24,7 @@ import official_full_size
 import race
 
 FILES = ("README.md", "README_zh.md", "MODEL_CARD.md", "docs/checkpoints.md", "docs/fusion.md", "docs/live.md",
-         "docs/web.md")
+         "docs/mobile.md", "docs/web.md")
 CHINESE = {
     "task": "任务", "metric": "指标", "score": "得分", "95 % interval": "95 % 区间", "chance": "随机", "blind": "盲测",
     "s per item": "秒/条", "engine": "引擎", "decode tok/s": "解码 词元/秒", "prefill tok/s": "预填充 词元/秒",
@@ -170,10 +170,16 @@ def web(say: Say) -> str | None:
     return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
 
 
+def mobile(say: Say) -> str | None:
+    """The graphs for phones, as the benchmark wrote it."""
+    path = common.RESULTS / "mobile.md"
+    return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
+
+
 SECTIONS: dict[str, Callable[[Say], str | None]] = {
     "scores": scores, "speed": speed, "official": official, "official-speed": official_speed, "latency": waiting,
     "footprint": footprint, "setup": setup, "fusion": fusion, "live": live,
-    "live-more": live_more, "web": web,
+    "live-more": live_more, "web": web, "mobile": mobile,
 }
 
 

@@ -24,8 +24,11 @@ BELOW = {
     "auto": {"model", "inputs", "checkpoints", "runtime"},  # transformers' Auto classes
     "evaluation": {"model", "inputs", "checkpoints", "runtime", "api"},
     "server": {"model", "inputs", "checkpoints", "runtime", "api"},
-    "web": {"model", "inputs", "checkpoints", "runtime"},  # writes down what they know, for a browser
-    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "auto", "evaluation", "server", "training", "web"},
+    "portable": {"model", "inputs", "checkpoints", "runtime"},  # writes down what they know
+    "web": {"model", "inputs", "checkpoints", "runtime", "portable"},  # for a browser
+    "mobile": {"model", "inputs", "checkpoints", "runtime", "portable"},  # for a phone
+    "cli": {"model", "inputs", "checkpoints", "runtime", "api", "auto", "evaluation", "server", "training", "web",
+            "mobile"},
     "__init__": {"api"},
     "__main__": {"cli"},
 }

@@ -322,32 +322,32 @@ def export(
     model: Annotated[str, typer.Argument(help="Name or folder of an official checkpoint; nano with --target.",
                                          show_default=False)],
     target: Annotated[str | None, typer.Option("--target", show_default=False, help=(
-        "web: a folder of plain files in which nano runs in a browser, without a server."))] = None,
+        "web: a folder of plain files in which nano runs in a browser, without a server. android, ios: graphs in the "
+        "format of ORT mobile and an example in Kotlin or Swift."))] = None,
     bits: Annotated[int | None, typer.Option("--bits", show_default=False, help=(
         "4 (the default) or 8 bits a weight of the language model; what sees, hears and speaks has 8."))] = None,
     block: Annotated[int | None, typer.Option("--block", show_default=False, help=(
         "Weights that share a scale: 16, 32, 64, 128 (the default) ..."))] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help=(
-        "Folder to write; by default a bundle goes beside nano, and a page to nano-web."))] = None,
+        "Folder to write; by default a bundle goes beside nano, and nano for a target to nano-TARGET."))] = None,
     vision: Annotated[bool, typer.Option("--vision/--no-vision", help="Take the eyes along.")] = True,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Take the ears along.")] = True,
     speech: Annotated[bool, typer.Option("--speech/--no-speech", help="Take the voice along.")] = True,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> Result:
-    """Make a bundle of an official checkpoint, which runs without torch; or, with --target web, a page of nano.
+    """Make a bundle of an official checkpoint, which runs without torch; with --target, nano for a browser or a phone.
 
     A bundle goes on where it was interrupted.
     """
     from .loading import refuse
 
     if target is not None:
-        from .export import export_page
+        from .export import export_nano
 
         refuse(f"with --target {target}", {"--bits": bits is not None, "--block": block is not None,
-                                           "--no-vision": not vision, "--no-audio": not audio},
-               "leave it out: nano goes as a whole, in 4 bits")
-        return export_page(model, target, out, speech=speech, quiet=quiet, as_json=as_json)
+                                           "--no-vision": not vision}, "leave it out: nano sees, and goes in 4 bits")
+        return export_nano(model, target, out, audio=audio, speech=speech, quiet=quiet, as_json=as_json)
     from ..checkpoints.export_steps import ExportSettings
     from .export import export_model
 

@@ -15,42 +15,35 @@ import hashlib
 import importlib.resources
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..checkpoints import parts as table
 from ..checkpoints.bundle import Bundle, describe_files
-from ..checkpoints.gguf import GGUFFile
-from ..checkpoints.nano import (
-    NanoSettings,
-    Recipe,
-    Sources,
-    build_hearing_part,
-    build_vision_part,
-    lora_pairs,
-    open_sources,
-    write_words,
-)
+from ..checkpoints.nano import Sources, build_hearing_part, build_vision_part, lora_pairs, open_sources
 from ..checkpoints.progress import ProgressReport
 from ..checkpoints.pull import PartStore
-from ..checkpoints.storage import check_room, default_home, home_lock, replace_folder, write_atomic, writing_to
-from ..errors import OptionError
-from .language_graph import DATA_FILE, WebLanguage, build_web_language, unfold_language
+from ..checkpoints.storage import default_home, home_lock, write_atomic, writing_to
+from ..portable.folder import (
+    FILES,
+    SETTINGS,
+    appearing,
+    check_target,
+    get_parts,
+    needed_parts,
+    open_language,
+    short_recipe,
+    to_json,
+)
+from ..portable.language_graph import DATA_FILE, WebLanguage, build_web_language, unfold_language
+from ..portable.tables import FILE_NAME as TABLES_FILE
+from ..portable.tables import small_tokenizer, tables
 from .small import shrink
-from .tables import FILE_NAME as TABLES_FILE
-from .tables import small_tokenizer, tables
 from .voice import VOICE_FILES, export_voice
 
-FILES = "files.json"
-SETTINGS = NanoSettings(vision_bits=8, hearing_bits=8, recogniser_bits=8)
-"""Of the graphs that are written as for Python; the language model's is another, see `language_graph`."""
 GRAPHS = ("vision", "hearing_encoder", "hearing_projector", "recogniser", "recogniser_cross")
 COPIED = ("recogniser_tokenizer.json", "recogniser_config.json")
-CONTEXT_TOKENS = 2048
-"""Of a conversation; older turns are left out."""
 ROOM_BYTES = 700_000_000
 """What is written on the way, at most."""
 PYTHON_ONLY = ("tokenizer.json", "recogniser_tokenizer.json", "recogniser_config.json", "bundle.json", "stamps.json")
@@ -75,50 +68,26 @@ def export_web(out: Path, *, home: Path | None = None, voice: bool = True, progr
     part cannot be had or there is no room.
     """
     home = home or default_home()
-    check_target(out)
+    check_target(out, "page")
     with ProgressReport(progress) as report, writing_to(out.parent):
         with home_lock(home, report.say):
-            found = _parts(PartStore(home, None, report), voice=voice)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        check_room(out.parent, ROOM_BYTES)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-            folder = Path(work) / "new"
-            _write_model(folder / "model", found, Path(work) / "ordinary", report)
+            further = (table.ONNXRUNTIME_WEB, *([table.PIPER] if voice else []))
+            found = get_parts(PartStore(home, None, report), needed_parts(*further))
+        with appearing(out, ROOM_BYTES) as (folder, scratch):
+            _write_model(folder / "model", found, scratch, report)
             report.begin("writing the page")
             _write_runtime(folder / "ort", found[table.ONNXRUNTIME_WEB.name])
             _write_page(folder)
             files = _write_list(folder)
             report.finish()
-            replace_folder(folder, out, Path(work) / "old")
     return WebExport(out, sum(files.values()) / 1e6, voice)
-
-
-def _parts(store: PartStore, *, voice: bool) -> dict[str, Mapping[str, Path]]:
-    """Files of all that goes into the folder."""
-    unused = (table.KOKORO.name, table.KOKORO_VOICES.name)
-    wanted = [part for part in Recipe().needed() if part.name not in unused]
-    return {part.name: store.get(part) for part in (*wanted, table.ONNXRUNTIME_WEB, *([table.PIPER] if voice else []))}
-
-
-def check_target(out: Path) -> None:
-    """Raises OptionError for a folder with anything in it that is no earlier export."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILES).is_file()):
-        raise OptionError(f"{out} holds something that is no exported page; give a new or an empty folder")
-
-
-def web_recipe() -> Recipe:
-    """Nano with a shorter context: its tables of angles are a part of what is fetched."""
-    recipe = Recipe()
-    language = replace(recipe.config.language, context_tokens=CONTEXT_TOKENS)
-    return replace(recipe, config=replace(recipe.config, language=language))
 
 
 def _write_model(folder: Path, found: Mapping[str, Mapping[str, Path]], ordinary: Path, report: ProgressReport) -> None:
     """ordinary: a folder for graphs as Python has them."""
-    recipe = web_recipe()
+    recipe = short_recipe()
     sources = open_sources(found, SETTINGS, recipe)
-    for place in (folder, ordinary):
-        place.mkdir(parents=True)
+    folder.mkdir()
     report.begin("building what sees and hears")
     build_vision_part(ordinary, sources)
     build_hearing_part(ordinary, sources)
@@ -134,14 +103,14 @@ def _write_model(folder: Path, found: Mapping[str, Mapping[str, Path]], ordinary
     for name in ("tokenizer", "recogniser_tokenizer"):
         write_atomic(folder / f"{name}.small.json.gz", [gzip.compress(small_tokenizer(folder / f"{name}.json"),
                                                                        mtime=0)])
-    write_atomic(folder / TABLES_FILE, [_json(tables(folder, recipe.config, language, spoken))])
+    known = {**tables(folder, recipe.config), "language": language.to_dict(), "voice": spoken}
+    write_atomic(folder / TABLES_FILE, [to_json(known)])
     Bundle(folder, recipe.config.name, recipe.config, {"target": "web"}, describe_files(folder), {}).write()
     report.finish()
 
 
 def _write_language(folder: Path, sources: Sources) -> WebLanguage:
-    file = GGUFFile(sources.only("language"))
-    write_words(folder, file, sources)
+    file = open_language(folder, sources)
     return build_web_language(file.tensors(), lora_pairs(sources.connectors), sources.config.language, folder)
 
 
@@ -169,7 +138,7 @@ def _write_list(folder: Path) -> dict[str, int]:
                if name.partition("/")[2] not in PYTHON_ONLY and name != "sw.js"}
     version = hashlib.sha256(repr(sorted((name, entry.sha256) for name, entry in entries.items())).encode()).hexdigest()
     files = {name: entry.bytes for name, entry in sorted(entries.items())}
-    write_atomic(folder / FILES, [_json({"version": version[:16], "files": files})])
+    write_atomic(folder / FILES, [to_json({"version": version[:16], "files": files})])
     worker = (folder / "sw.js").read_text(encoding="utf-8")
     write_atomic(folder / "sw.js", [worker.replace("VERSION", version[:16]).encode()])
     return files
@@ -190,7 +159,3 @@ def open_in_python(exported: Path, target: Path) -> Path:
     unfold_language(target, target / DATA_FILE, language)
     replace(bundle, folder=target, files=describe_files(target)).write()
     return target
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -8,28 +8,18 @@ from pathlib import Path
 import pytest
 
 from minicpm_o.cli.app import run
-from minicpm_o.errors import OptionError
 from minicpm_o.runtime.speech.reading import rule_patterns
-from minicpm_o.web.export import check_target
 from minicpm_o.web.voice import reading_tables, to_javascript
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OptionError, match="no exported page"):
-        check_target(tmp_path)
-    with pytest.raises(OptionError, match="no exported page"):
-        check_target(tmp_path / "mine.txt")
-    check_target(tmp_path / "new")
 
 
 def test_options_and_models_that_it_does_not_heed_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                                                               ) -> None:
     out = ["--out", str(tmp_path / "page")]
-    for options, words in ((["nano", "--target", "toaster"], "exports to web"),
+    for options, words in ((["nano", "--target", "toaster"], "exports to web, android, ios"),
                            (["openbmb/MiniCPM-o-2_6", "--target", "web"], "is for 'nano'"),
                            (["nano", "--target", "web", "--bits", "8"], "has no effect with --target web"),
-                           (["nano"], "or nano with --target web")):
+                           (["nano"], "or nano with --target web, android, ios"),
+                           (["nano", "--target", "web", "--no-audio"], "the page hears")):
         assert run(["export", *options, *out]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "page").exists()

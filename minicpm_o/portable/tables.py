@@ -1,4 +1,4 @@
-"""Everything that the page must know in numbers and words and Python knows already, as one JSON file.
+"""Everything that a page or an app must know in numbers and words and Python knows already, as one JSON file.
 
 So each is written down once: special tokens, prompts, shapes, when a window's text is believed, when speech begins.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,16 @@ from ..runtime.beam import BeamConfig
 from ..runtime.parts import AnswerDefaults
 from ..runtime.transcribe import RecogniserConfig, Vocabulary
 from ..runtime.vad import DetectorConfig
-from .language_graph import WebLanguage
 
 FILE_NAME = "config.json"
 
 
-def tables(folder: Path, config: NanoConfig, language: WebLanguage, voice: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The tables of a model whose tokenizers lie in `folder`; voice: what `speech_tables` makes, None without one."""
+def tables(folder: Path, config: NanoConfig) -> dict[str, Any]:
+    """The tables of a model whose tokenizers lie in `folder`."""
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     special = tokenizer.special
     return {
         "config": config.to_dict(),
-        "language": language.to_dict(),
         "special": {name: getattr(special, name) for name in SPECIAL_STRINGS},
         "eos": [special.im_end, special.endoftext],
         "banned": [special.im_start, *special.markers],
@@ -41,7 +38,6 @@ def tables(folder: Path, config: NanoConfig, language: WebLanguage, voice: Mappi
         "image": {"mean": MEAN, "std": STD, "max_pixels": MAX_PIXELS, "shrink_pixels": SHRINK_PIXELS},
         "recogniser": {**dataclasses.asdict(RecogniserConfig()), **_recogniser_ids(folder)},
         "detector": dataclasses.asdict(DetectorConfig()),
-        "voice": voice,
     }
 
 
@@ -56,7 +52,7 @@ def _recogniser_ids(folder: Path) -> dict[str, Any]:
 
 
 def small_tokenizer(path: Path) -> bytes:
-    """What the page needs of a tokenizer.json: words in the order of their ids, merges in the order of their rank."""
+    """What is needed of a tokenizer.json: words in the order of their ids, merges in the order of their rank."""
     values = json.loads(path.read_text(encoding="utf-8"))
     words = {**values["model"]["vocab"], **{token["content"]: token["id"] for token in values["added_tokens"]}}
     listed: list[str | None] = [None] * (max(words.values()) + 1)

@@ -131,13 +131,26 @@ def build_web_language(weights: Mapping[str, np.ndarray], updates: Updates, conf
 
     weights: as of `build_language`, without the updates. Raises CheckpointError if a tensor is absent or misshapen.
     """
+    graph = store_bits(weights, updates, config, folder)
+    graph.save(folder / FILE_NAME)
+    build_unfold(folder / UNFOLD_FILE)
+    build_blocks(GpuGraph(folder, graph.kept), weights, config, folder / GPU_FILE)
+    return WebLanguage(tuple(graph.unfoldings), graph.data_bytes)
+
+
+def store_bits(weights: Mapping[str, np.ndarray], updates: Updates, config: LanguageConfig, folder: Path
+               ) -> WholeNumberGraph:
+    """Write language.bits; the graph in whole numbers over it, not yet saved, says where what lies."""
     graph = WholeNumberGraph(folder, updates)
     add_language(graph, weights, config, layer_bits=4, head_bits=8, block_size=BLOCK)
-    graph.save(folder / FILE_NAME)
     write_atomic(folder / BITS_FILE, graph.bits)
-    build_unfold(folder / UNFOLD_FILE)
-    _build_for_gpu(weights, config, folder, graph.kept)
-    return WebLanguage(tuple(graph.unfoldings), graph.data_bytes)
+    return graph
+
+
+def build_blocks(graph: GpuGraph, weights: Mapping[str, np.ndarray], config: LanguageConfig, path: Path) -> None:
+    """Write a graph over language.bits, which lies beside `path`."""
+    add_language(graph, weights, config, layer_bits=4, head_bits=8, block_size=BLOCK)
+    graph.save(path)
 
 
 class WholeNumberGraph(GraphBuilder):
@@ -245,6 +258,9 @@ class GpuGraph(WholeNumberGraph):
     whole numbers, on the processor.
     """
 
+    accuracy: Mapping[str, Any] = {}
+    """How exact MatMulNBits is, by its attribute; floats where nothing is said."""
+
     def __init__(self, folder: Path, kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:
         super().__init__(folder, {})
         self.kept = {name: list(parts) for name, parts in kept.items()}
@@ -272,7 +288,7 @@ class GpuGraph(WholeNumberGraph):
         scales, lows = (self.node("Reshape", [floats[key], shape], f"{name}.{key}_flat") for key in ("scales", "lows"))
         levels = self._bits_tensor(f"{name}.levels", tensors["levels"], np.uint8)
         main = self.node("MatMulNBits", [x, levels, scales], f"{name}.main", domain=MICROSOFT, K=blocks * BLOCK, N=rows,
-                         bits=4, block_size=BLOCK)
+                         bits=4, block_size=BLOCK, **self.accuracy)
         raised = self.node("Mul", [scales, self.scalar("eight", 8.0)], f"{name}.middles")
         lifts = self.node("Transpose", [self.node("Add", [lows, raised], f"{name}.lifts")], f"{name}.lifts_turned",
                           perm=[1, 0])
@@ -286,14 +302,6 @@ class GpuGraph(WholeNumberGraph):
         empty = np.broadcast_to(np.zeros((), dtype), item.shape)
         self._tensors[f"{name}.raw"] = external_proto(f"{name}.raw", empty, BITS_FILE, item.offset)
         return f"{name}.raw" if dtype is np.uint8 else self.node("Cast", [f"{name}.raw"], name, to=FLOAT)
-
-
-def _build_for_gpu(weights: Mapping[str, np.ndarray], config: LanguageConfig, folder: Path,
-                   kept: Mapping[str, Sequence[Mapping[str, Stored]]]) -> None:
-    """Write language_webgpu.onnx."""
-    graph = GpuGraph(folder, kept)
-    add_language(graph, weights, config, layer_bits=4, head_bits=8, block_size=BLOCK)
-    graph.save(folder / GPU_FILE)
 
 
 def build_unfold(path: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from made_language import SHAPE, made_weights, on_grid
 from safetensors.numpy import save_file
 
 from minicpm_o.checkpoints.embeddings import FILE_NAME as EMBEDDINGS
 from minicpm_o.checkpoints.embeddings import quantise_rows
 from minicpm_o.errors import CheckpointError
-from minicpm_o.model.config import LanguageConfig
-from minicpm_o.web.language_graph import (
+from minicpm_o.portable.language_graph import (
     DATA_FILE,
     GPU_FILE,
     WebLanguage,
@@ -22,32 +22,6 @@ from minicpm_o.web.language_graph import (
     to_levels,
     unfold_language,
 )
-
-SHAPE = LanguageConfig(vocab_size=96, width=64, layers=1, heads=2, kv_heads=1, head_width=32, ffn=96, context_tokens=64)
-
-
-def made_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Numbers of the right shapes, matrices on the grid of Q4_1 as a published file has them."""
-    width, kv = SHAPE.width, SHAPE.kv_heads * SHAPE.head_width
-    layer, shapes = "model.layers.0", {"self_attn.q_proj": (width, width), "self_attn.k_proj": (kv, width),
-                                       "self_attn.v_proj": (kv, width), "self_attn.o_proj": (width, width),
-                                       "mlp.gate_proj": (SHAPE.ffn, width), "mlp.up_proj": (SHAPE.ffn, width),
-                                       "mlp.down_proj": (width, SHAPE.ffn)}
-    weights = {f"{layer}.{name}.weight": on_grid(rng, shape) for name, shape in shapes.items()}
-    for name in (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm"):
-        weights[f"{name}.weight"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
-    weights["model.embed_tokens.weight"] = rng.normal(size=(SHAPE.vocab_size, width)).astype(np.float32)
-    return weights
-
-
-def on_grid(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Blocks of 32 that use their first and last level: level * scale + lowest, both float16."""
-    blocks = (shape[0], shape[1] // 32, 32)
-    levels = rng.integers(0, 16, blocks)
-    levels[..., 0], levels[..., 1] = 0, 15
-    scales, lows = (rng.uniform(low, high, (*blocks[:2], 1)).astype(np.float16).astype(np.float32)
-                    for low, high in ((0.01, 0.02), (-0.2, -0.1)))
-    return (levels * scales + lows).reshape(shape).astype(np.float32)
 
 
 def made_feeds() -> dict[str, np.ndarray]:
