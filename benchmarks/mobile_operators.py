@@ -52,10 +52,9 @@ def as_dict(found: Coverage) -> dict[str, Any]:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
-    head = ("graph", "MB", "nodes", "operators", "without a kernel", "NNAPI", "Core ML", "XNNPACK")
+    head = ("graph", "MB", "nodes", "operators", "without a kernel", "NNAPI", "Core ML")
     rows = [(f"`{name}`", f"{graph['mb']:.1f}", graph["nodes"], len(kinds(graph)), len(graph["without_kernel"]),
-             share(graph, "NNAPI", "nodes_offered"), share(graph, "Core ML", "nodes_offered"),
-             share(graph, "XNNPACK", "nodes")) for name, graph in report["graphs"].items()]
+             share(graph, "NNAPI"), share(graph, "Core ML")) for name, graph in report["graphs"].items()]
     sizes = {part: sum(report["graphs"][name]["mb"] for name in names) for part, names in
              (("seeing and answering", SEES), ("hearing", HEARS))}
     words = "; ".join(f"{part} {mb:.1f} MB" for part, mb in sizes.items())
@@ -66,11 +65,10 @@ def markdown(report: dict[str, Any]) -> str:
             f"{common.provenance(report)}\n")
 
 
-def share(graph: dict[str, Any], whose: str, of: str) -> str:
-    """A share in per cent, and in how many pieces where that is known."""
+def share(graph: dict[str, Any], whose: str) -> str:
+    """A share of the nodes in per cent, and in how many pieces."""
     found = graph["shares"][whose]
-    pieces = "" if found["partitions"] is None else f" in {found['partitions']}"
-    return f"{100 * found['nodes'] / graph[of]:.0f} %{pieces}"
+    return f"{100 * found['nodes'] / graph['nodes_offered']:.0f} % in {found['partitions']}"
 
 
 def kinds(graph: dict[str, Any]) -> set[tuple[str, str, int]]:

@@ -2,8 +2,7 @@
 
 The processor's kernels are those that the installed onnxruntime lists, by operator, version and types; that a full
 package for phones of the same version registers the same is taken for granted. What NNAPI and Core ML take is told by
-onnxruntime's own checker, XNNPACK by its documentation; all three by the operator alone, so that their shares are the
-most that can be.
+onnxruntime's own checker, by the operator alone, so that their shares are the most that can be.
 
 Source: onnxruntime.tools.mobile_helpers.usability_checker; https://onnxruntime.ai/docs/execution-providers.
 """
@@ -20,8 +19,6 @@ from typing import Any
 from .ort_format import typed_nodes
 
 PROCESSOR = "CPUExecutionProvider"
-XNNPACK = frozenset({"AveragePool", "Conv", "ConvTranspose", "FusedConv", "MatMul", "MaxPool", "Resize", "Softmax"})
-"""Operators that XNNPACK has floating-point kernels for; of a convolution with its activation, both."""
 COREML_OPERATORS = "coreml_supported_mlprogram_ops.md"
 
 
@@ -43,8 +40,8 @@ class Share:
     """How much of a graph somebody takes."""
 
     nodes: int
-    partitions: int | None
-    """Pieces that the graph falls into; None where nobody counts them."""
+    partitions: int
+    """Pieces that the graph falls into."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Coverage:
     without_kernel: tuple[Operator, ...]
     """Of them, those that the processor has no kernel for."""
     shares: Mapping[str, Share]
-    """By whom: NNAPI, Core ML, XNNPACK."""
+    """By whom: NNAPI, Core ML."""
     nodes_offered: int
     """Nodes of the graph that NNAPI and Core ML are offered: nothing of it is fused yet."""
 
@@ -78,9 +75,8 @@ def cover(graph: Path, source: Path) -> Coverage:
     model = _offered(source)
     nnapi = checker.check_nnapi_partitions(model, require_fixed_input_sizes=False)
     coreml = checker.check_coreml_partitions(model, False, COREML_OPERATORS)
-    xnnpack = sum(count for operator, count in operators.items() if operator.name in XNNPACK)
     shares = {"NNAPI": Share(nnapi.num_supported_nodes, nnapi.num_partitions),
-              "Core ML": Share(coreml.num_supported_nodes, coreml.num_partitions), "XNNPACK": Share(xnnpack, None)}
+              "Core ML": Share(coreml.num_supported_nodes, coreml.num_partitions)}
     has_kernel = kernel_finder()
     return Coverage(operators, tuple(operator for operator in operators if not has_kernel(operator)), shares,
                     nnapi.num_nodes)

@@ -72,7 +72,7 @@ def export_mobile(out: Path, target: str, *, home: Path | None = None, hearing: 
     home = home or default_home()
     if target not in TARGETS:
         raise OptionError(f"target is {target!r}; nano goes to {' and '.join(TARGETS)}")
-    check_target(out, "model for phones")
+    check_target(out, "model for phones", target)
     with ProgressReport(progress) as report, writing_to(out.parent):
         found = _found(home, report)
         with appearing(out, ROOM_BYTES) as (folder, scratch):

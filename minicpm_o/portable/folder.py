@@ -28,10 +28,19 @@ _UNUSED = (table.KOKORO.name, table.KOKORO_VOICES.name)
 """The large voice stays at home."""
 
 
-def check_target(out: Path, what: str) -> None:
-    """Raises OptionError for a folder with anything in it that is no earlier export; what: what is exported."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILES).is_file()):
+def check_target(out: Path, what: str, target: str) -> None:
+    """Raises OptionError for a folder with anything in it that is no earlier export for the same target; what: what is
+    exported."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and _exported_for(out / FILES) != target):
         raise OptionError(f"{out} holds something that is no exported {what}; give a new or an empty folder")
+
+
+def _exported_for(files: Path) -> str | None:
+    """The target that a list of files was written for."""
+    try:
+        return str(json.loads(files.read_bytes()).get("target"))
+    except (OSError, ValueError, AttributeError):  # nothing that an export has written
+        return None
 
 
 def needed_parts(*further: Part, without: tuple[str, ...] = ()) -> list[Part]:

@@ -42,6 +42,7 @@ from ..portable.tables import small_tokenizer, tables
 from .small import shrink
 from .voice import VOICE_FILES, export_voice
 
+TARGET = "web"
 GRAPHS = ("vision", "hearing_encoder", "hearing_projector", "recogniser", "recogniser_cross")
 COPIED = ("recogniser_tokenizer.json", "recogniser_config.json")
 ROOM_BYTES = 700_000_000
@@ -68,7 +69,7 @@ def export_web(out: Path, *, home: Path | None = None, voice: bool = True, progr
     part cannot be had or there is no room.
     """
     home = home or default_home()
-    check_target(out, "page")
+    check_target(out, "page", TARGET)
     with ProgressReport(progress) as report, writing_to(out.parent):
         with home_lock(home, report.say):
             further = (table.ONNXRUNTIME_WEB, *([table.PIPER] if voice else []))
@@ -138,7 +139,7 @@ def _write_list(folder: Path) -> dict[str, int]:
                if name.partition("/")[2] not in PYTHON_ONLY and name != "sw.js"}
     version = hashlib.sha256(repr(sorted((name, entry.sha256) for name, entry in entries.items())).encode()).hexdigest()
     files = {name: entry.bytes for name, entry in sorted(entries.items())}
-    write_atomic(folder / FILES, [to_json({"version": version[:16], "files": files})])
+    write_atomic(folder / FILES, [to_json({"target": TARGET, "version": version[:16], "files": files})])
     worker = (folder / "sw.js").read_text(encoding="utf-8")
     write_atomic(folder / "sw.js", [worker.replace("VERSION", version[:16]).encode()])
     return files

@@ -38,7 +38,7 @@ def test_a_graph_is_covered(source: Path) -> None:
     found = cover(source.with_suffix(".ort"), source)
     assert found.nodes == found.nodes_offered == 3
     assert found.without_kernel == ()
-    assert {name: share.nodes for name, share in found.shares.items()} == {"NNAPI": 2, "Core ML": 2, "XNNPACK": 2}
+    assert {name: share.nodes for name, share in found.shares.items()} == {"NNAPI": 2, "Core ML": 2}
 
 
 def test_a_missing_kernel_is_noticed() -> None:

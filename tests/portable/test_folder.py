@@ -14,20 +14,26 @@ from minicpm_o.portable.folder import FILES, appearing, check_target
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OptionError, match="no exported page"):
-        check_target(tmp_path, "page")
+        check_target(tmp_path, "page", "web")
     with pytest.raises(OptionError, match="no exported app"):
-        check_target(tmp_path / "mine.txt", "app")
-    check_target(tmp_path / "new", "page")
+        check_target(tmp_path / "mine.txt", "app", "ios")
+    check_target(tmp_path / "new", "page", "web")
 
 
 def test_it_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words in ("one", "two"):
-        check_target(out, "page")
+        check_target(out, "page", "web")
         with appearing(out, 1) as (folder, scratch):
-            (folder / FILES).write_text(words)
+            (folder / FILES).write_text('{"target": "web"}')
+            (folder / "words.txt").write_text(words)
             (scratch / "left over").write_text("gone afterwards")
-    assert (out / FILES).read_text() == "two"
+    assert (out / "words.txt").read_text() == "two"
+    with pytest.raises(OptionError, match="no exported app"):  # a page is none
+        check_target(out, "app", "ios")
+    (out / FILES).write_text("no list")
+    with pytest.raises(OptionError, match="no exported page"):
+        check_target(out, "page", "web")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
