@@ -117,8 +117,10 @@ def processor_kind(process: Path = PROCESS) -> str:
 
 
 def overflows(process: Path = PROCESS) -> bool:
-    """Whether sums of signed 8-bit products may overflow here: on x86 unless it is known to have VNNI. Weights must then
-    be made unsigned, which takes a quarter of the speed where it is not needed."""
+    """Whether sums of signed 8-bit products may overflow here: on x86 unless it is known to have VNNI.
+
+    Weights must then be made unsigned, which takes a quarter of the speed where it is not needed.
+    """
     return platform.machine().lower() in ("x86_64", "amd64", "i686", "x86") and "vnni" not in processor_kind(process)
 
 
