@@ -136,6 +136,8 @@ def _describe(model_name: str, image: str, threads: int) -> dict[str, Any]:
         model_name,
         "--threads",
         str(threads),
+        "--prefix-cache-mb",
+        "0",  # or all rounds but the first would be answered from it
         "--json",
     ]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,18 @@ def test_timed_leaves_out_the_first_round(clock: list[float]) -> None:
 def test_a_describe_that_fails_says_why() -> None:
     with pytest.raises(InputError, match=r"no-such-model"):
         speed._describe("no-such-model", "a.jpg", 1)
+
+
+def test_every_describe_is_a_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, '{"timing": {"load_s": 0.5, "peak_rss_mb": null}}', "")
+
+    monkeypatch.setattr(speed.subprocess, "run", run)
+    figures = list(speed.describe_process("nano", "photo.jpg", 2, 2))
+    assert [figure.name for figure in figures] == ["describe, whole process", "describe, load"] and len(asked) == 2
+    for command in asked:
+        place = command.index("--prefix-cache-mb")
+        assert command[place + 1] == "0", "what an earlier process kept would answer"
