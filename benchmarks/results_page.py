@@ -19,8 +19,8 @@ from minicpm_o.evaluation.report import Report
 DOCS = common.ROOT / "docs"
 SETS = {
     "realcases": "Pictures, sounds and a video from open repositories, with questions written from looking at them",
-    "validation": "Held-out parts of the open sets that nano was trained on",
-    "pairs": "Of the same held-out parts: captions, which text belongs to which picture or clip, and nano's own voice",
+    "validation": ("Held-out parts of the open sets that nano was trained on: answers, which text belongs to which "
+                   "picture or clip, and nano's own voice"),
     "standins": ("Rendered solids in the format of MME, POPE, SEED-Bench and StreamingBench, spoken questions in the "
                  "format of VoiceBench: no scores of those benchmarks"),
 }
