@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minicpm_o.checkpoints.parts import Part
 
+PREFIX_VARIABLE = "MINICPM_O_PREFIX_CACHE_MB"
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -108,6 +111,17 @@ def find_part_files(part: Part) -> Mapping[str, Path]:
             return here
         with home_lock(home, report.say):
             return store.get(part)
+
+
+def fresh_process(words: Sequence[str], *, typed: str = "", **variables: str) -> tuple[dict[str, Any], float]:
+    """What a verb of the command line says of itself, and the seconds of its whole process; typed: its stdin."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "minicpm_o", *words, "--json"], capture_output=True, text=True,
+                          input=typed, env={**os.environ, **variables})
+    process_s = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"minicpm-o {' '.join(words)} failed: {last_words(done.stderr)}")
+    return json.loads(done.stdout), process_s
 
 
 def last_words(text: str) -> str:

@@ -8,14 +8,9 @@ Every run is a fresh process through the command line, as a user starts it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -42,13 +37,9 @@ def run_verb(words: list[str], rounds: int) -> dict[str, Any]:
     """Peak memory (largest) and times (medians) over fresh processes."""
     replies, walls = [], []
     for _ in range(rounds):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "minicpm_o", *words, "--json"], capture_output=True, text=True,
-                              env={**os.environ, "MINICPM_O_PREFIX_CACHE_MB": "0"})  # every run is a first one
-        walls.append(time.perf_counter() - started)
-        if done.returncode:
-            raise SystemExit(f"minicpm-o {' '.join(words)} failed: {done.stderr.strip()}")
-        replies.append(json.loads(done.stdout))
+        reply, process_s = common.fresh_process(words, **{common.PREFIX_VARIABLE: "0"})  # every run is a first one
+        replies.append(reply)
+        walls.append(process_s)
     timings = [reply["timing"] for reply in replies]
     return {
         "text": replies[-1].get("text"),

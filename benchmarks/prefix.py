@@ -9,13 +9,8 @@ of a case take turns, so that what else the machine does falls on all alike.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +21,6 @@ import common
 COLUMNS = ("run", "load s", "first word s", "whole process s", "peak MB", "prompt tokens", "of them from disk",
            "MB on disk")
 SAMPLES = common.ROOT / "minicpm_o" / "assets" / "samples"
-VARIABLE = "MINICPM_O_PREFIX_CACHE_MB"
 RULES = " ".join(f"Rule {number}: answer in one short sentence, be kind, and say so when you do not know."
                  for number in range(1, 16))
 
@@ -53,15 +47,9 @@ CASES = (
 
 def run(case: Case, question: str, model: str, home: Path, limit_mb: int) -> dict[str, Any]:
     """One process: what it says of itself, its seconds, and what then lies on disk."""
-    words = [*case.words, *([] if case.is_typed else [question]), "--model", model, "--max-tokens", "16", "--json"]
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "minicpm_o", *words], capture_output=True, text=True,
-                          input=f"{question}\n" if case.is_typed else "",
-                          env={**os.environ, "MINICPM_O_HOME": str(home), VARIABLE: str(limit_mb)})
-    process_s = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"minicpm-o {' '.join(words)} failed: {common.last_words(done.stderr)}")
-    reply = json.loads(done.stdout)
+    words = [*case.words, *([] if case.is_typed else [question]), "--model", model, "--max-tokens", "16"]
+    reply, process_s = common.fresh_process(words, typed=f"{question}\n" if case.is_typed else "",
+                                            **{"MINICPM_O_HOME": str(home), common.PREFIX_VARIABLE: str(limit_mb)})
     usage, timing = reply["usage"], reply["timing"]
     return {"text": reply["text"], "load_s": timing["load_s"], "ttft_s": timing["ttft_s"], "process_s": process_s,
             "peak_rss_mb": timing["peak_rss_mb"], "cached": usage["cached"],

@@ -40,7 +40,7 @@ from .runtime.conversation import Conversation, Pool, content_digest, prefill, p
 from .runtime.events import FinishReason, GenerationEnd, TextDelta
 from .runtime.losses import TextLoss, sum_up, text_tokens, token_losses
 from .runtime.parts import AnswerDefaults, Parts
-from .runtime.prefix_store import open_store
+from .runtime.prefix_store import Place, open_store
 from .runtime.sampling import SamplingConfig
 from .runtime.timing import Stopwatch, Timing
 
@@ -124,7 +124,7 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
-        prefix_cache: str | os.PathLike[str] | bool | None = None,
+        prefix_cache: Place = None,
         prefix_cache_mb: float | None = None,
         **loading: Any,
     ) -> None:
@@ -158,7 +158,7 @@ class MiniCPMO:
         voice: str | None = None,
         progress: bool = True,
         parts: Mapping[str, str | os.PathLike[str]] | None = None,
-        prefix_cache: str | os.PathLike[str] | bool | None = None,
+        prefix_cache: Place = None,
         prefix_cache_mb: float | None = None,
         **loading: Any,
     ) -> MiniCPMO:
@@ -168,14 +168,14 @@ class MiniCPMO:
 
     @classmethod
     def from_parts(cls, parts: ModelParts, *, voice: str | None = None,
-                   prefix_cache: str | os.PathLike[str] | bool | None = None,
+                   prefix_cache: Place = None,
                    prefix_cache_mb: float | None = None) -> MiniCPMO:
         """A model on parts that are open already; several models may share them."""
         model = cls.__new__(cls)
         model._begin(parts, voice, prefix_cache, prefix_cache_mb)
         return model
 
-    def _begin(self, parts: ModelParts, voice: str | None, prefix_cache: str | os.PathLike[str] | bool | None,
+    def _begin(self, parts: ModelParts, voice: str | None, prefix_cache: Place,
                prefix_cache_mb: float | None) -> None:
         self.parts: Any = parts
         self.voice = voice

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ort_format import typed_nodes
+from .ort_format import PROCESSOR, typed_nodes
 
-PROCESSOR = "CPUExecutionProvider"
 COREML_OPERATORS = "coreml_supported_mlprogram_ops.md"
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from ..checkpoints.graphs.builder import MICROSOFT
 
 SUFFIX = ".ort"
+PROCESSOR = "CPUExecutionProvider"
 OPERATORS_FILE = "required_operators_and_types.config"
 _X86_ALONE = ["NchwcTransformer"]
 _ATTRIBUTES_SLOT = 24
@@ -39,7 +40,7 @@ def to_ort(source: Path, target: Path) -> None:
     options.log_severity_level = 3
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.add_session_config_entry("session.qdqisint8allowed", "1")
-    InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=_X86_ALONE)
+    InferenceSession(str(source), options, providers=[PROCESSOR], disabled_optimizers=_X86_ALONE)
     content = bytearray(target.read_bytes())
     drop_defaults(content)
     target.write_bytes(content)

@@ -116,6 +116,7 @@ def processor_kind(process: Path = PROCESS) -> str:
     return "; ".join([platform.machine(), *(known or [platform.processor()])])
 
 
+@lru_cache
 def overflows(process: Path = PROCESS) -> bool:
     """Whether sums of signed 8-bit products may overflow here: on x86 unless it is known to have VNNI.
 

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -53,6 +53,8 @@ FOLDER = "prefixes"
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 STALE_S = 3600.0
 """A file that is half-written for so long was left by a process that was killed."""
+Place: TypeAlias = "str | os.PathLike[str] | bool | None"
+"""Where prefixes are kept: a folder, True for the usual one; False and None for nowhere."""
 _MODEL = re.compile(r"[0-9a-f]{32}")
 _ENTRY = re.compile(r"(\d+)-[0-9a-f]{32}\.safetensors")
 
@@ -176,8 +178,7 @@ class PrefixStore:
             warnings.warn(text, stacklevel=4)
 
 
-def open_store(place: str | os.PathLike[str] | bool | None, model: Model,
-               limit_mb: float | None = None) -> PrefixStore | None:
+def open_store(place: Place, model: Model, limit_mb: float | None = None) -> PrefixStore | None:
     """The store that an option asks for: True is the usual folder, False and None are none.
 
     Raises OptionError for a limit of no store, or one that holds nothing.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from exports import made_or_given
 from phone import Phone, cpu_session
 
 from minicpm_o.api import MiniCPMO
 from minicpm_o.checkpoints import storage
 from minicpm_o.cli.app import run
-from minicpm_o.errors import DiskFullError, OptionError, PartMissingError
+from minicpm_o.errors import DiskFullError, OptionError
 from minicpm_o.inputs.audio import load_audio
 from minicpm_o.inputs.image import load_image, to_pixels
 from minicpm_o.inputs.messages import ImagePart, Message, TextPart
@@ -41,16 +41,8 @@ TYPES = {"tensor(float)": {"Float", "float"}, "tensor(int64)": {"Long", "int64"}
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new export, or the one in the folder that MINICPM_O_TEST_MOBILE names."""
-    if made := os.environ.get("MINICPM_O_TEST_MOBILE"):
-        return Path(made)
-    folder = tmp_path_factory.mktemp("mobile") / "nano"
-    try:
-        export_mobile(folder, "android", progress=False)
-    except PartMissingError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"nano cannot be exported here: {error}")
-    return folder
+    return made_or_given("MINICPM_O_TEST_MOBILE", tmp_path_factory.mktemp("mobile") / "nano",
+                         lambda folder: export_mobile(folder, "android", progress=False), "nano for a phone")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ Letters: C channels in, N channels out, K taps, L length.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,15 +48,17 @@ def with_products(model: onnx.ModelProto) -> int:
 def _fits(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> bool:
     """Whether weights and their zero are known, unsigned, and the convolution is a plain one over one axis."""
     known = [tensors.get(name) for name in (node.input[1], node.input[3] if len(node.input) > 3 else "")]
-    plain = _integers(node, "strides", [1]) == [1] and _integers(node, "group", [1]) == [1]
-    return plain and all(tensor is not None and tensor.data_type == onnx.TensorProto.UINT8 for tensor in known) and (
-        len(tensors[node.input[1]].dims) == 3 and _text(node, "auto_pad") in ("", "NOTSET"))
+    told = _attributes(node)
+    plain = list(told.get("strides", [1])) == [1] and told.get("group", 1) == 1
+    return plain and told.get("auto_pad", b"NOTSET") in (b"", b"NOTSET") and all(
+        tensor is not None and tensor.data_type == onnx.TensorProto.UINT8 for tensor in known) and (
+        len(tensors[node.input[1]].dims) == 3)
 
 
 def _product(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], constants: dict[str, np.ndarray]
              ) -> Iterator[onnx.NodeProto]:
     numbers, weight, zero, weight_zero = node.input
-    stem = node.output[0]
+    stem, told = node.output[0], _attributes(node)
     levels = numpy_helper.to_array(tensors[weight]).astype(np.int16) - MIDDLE  # (N, C, K)
     taps = levels.shape[2]
     matrix = levels.transpose(2, 1, 0).reshape(-1, levels.shape[0])
@@ -63,13 +66,13 @@ def _product(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], constan
     constants[f"{stem}.zero"] = np.array(int(numpy_helper.to_array(tensors[weight_zero])) - MIDDLE, np.int8)
     yield helper.make_node("Transpose", [numbers], [f"{stem}.turned"], name=f"{stem}.turn", perm=[0, 2, 1])
     columns = f"{stem}.turned"
-    before, after = _integers(node, "pads", [0, 0])
+    before, after = told.get("pads", [0, 0])
     if before or after:
         pads = _known(constants, "pads", 0, before, 0, 0, after, 0)
         yield helper.make_node("Pad", [columns, pads, zero], [f"{stem}.padded"], name=f"{stem}.pad")
         columns = f"{stem}.padded"
     if taps > 1:
-        yield from _side_by_side(columns, stem, taps, _integers(node, "dilations", [1])[0], constants)
+        yield from _side_by_side(columns, stem, taps, told.get("dilations", [1])[0], constants)
         columns = f"{stem}.columns"
     yield helper.make_node("MatMulInteger", [columns, f"{stem}.matrix", zero, f"{stem}.zero"], [f"{stem}.product"],
                            name=f"{stem}.multiply")
@@ -94,15 +97,5 @@ def _known(constants: dict[str, np.ndarray], what: str, *values: int) -> str:
     return name
 
 
-def _attribute(node: onnx.NodeProto, name: str, otherwise: object) -> object:
-    return next((helper.get_attribute_value(one) for one in node.attribute if one.name == name), otherwise)
-
-
-def _integers(node: onnx.NodeProto, name: str, otherwise: list[int]) -> list[int]:
-    found = _attribute(node, name, otherwise)
-    return [found] if isinstance(found, int) else list(found)  # type: ignore[call-overload]
-
-
-def _text(node: onnx.NodeProto, name: str) -> str:
-    found = _attribute(node, name, b"")
-    return found.decode() if isinstance(found, bytes) else str(found)
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
