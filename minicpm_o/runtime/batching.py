@@ -21,7 +21,8 @@ from ..errors import CheckpointError
 from ..model.config import LanguageConfig
 from .cache import KVCache
 from .device import DevicePlan, make_session
-from .engine import Embeddings, Engine, Step, needs_pad
+from .engine import Embeddings, Engine, Step
+from .rows import GIVEN, PLACES, TAKEN, Rows, goes_by_rows, num_rows
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -146,7 +147,7 @@ class SharedEngine(Engine):
         return self._combine(Ask(ids[0], cache, tuple(ids[1:])))
 
     def _answer(self, batch: Sequence[Ask]) -> None:
-        together = [ask for ask in batch if len(batch) > 1 and needs_pad(1, ask.cache)]
+        together = [ask for ask in batch if len(batch) > 1 and goes_by_rows(1, ask.cache, self.config)]
         for ask in (ask for ask in batch if ask not in together or len(together) == 1):
             ask.steps = super().verify([ask.token_id, *(ask.draft if len(batch) == 1 else ())], ask.cache)
         if len(together) > 1:
@@ -160,7 +161,7 @@ class SharedEngine(Engine):
 
     def decode_many(self, token_ids: Sequence[int], caches: Sequence[KVCache]) -> list[Step]:
         """A token of each of at most `slots` conversations in one run, by one thread. Raises ContextFullError when one
-        has no room for two tokens more."""
+        has no room for a short run's rows (`rows`)."""
         steps = self._together(self.embed(token_ids), caches)
         for cache in caches:
             cache.length += 1
@@ -173,11 +174,11 @@ def open_together(path: Path, plan: DevicePlan, slots: int) -> InferenceSession:
     from google.protobuf.message import DecodeError
 
     from ..checkpoints.graphs.batched import batched
-    from .steady import with_pads
+    from .steady import with_rows
 
     try:
-        graph = with_pads(batched(onnx.load(str(path), load_external_data=False), slots)).SerializeToString()
-        return make_session(path, plan, kind="language", graph=graph)
+        graph = with_rows(batched(onnx.load(str(path), load_external_data=False), slots), always=True)
+        return make_session(path, plan, kind="language", graph=graph.SerializeToString())
     except (OSError, ValueError, DecodeError, CheckpointError) as error:
         raise CheckpointError(f"{path} cannot be run for several conversations at once ({error})") from error
 
@@ -199,20 +200,25 @@ class _Together:
         self._bind("inputs_embeds", self.embeds)
         self._bind("logits", self.logits, is_output=True)
         self._bind("hidden_states", self.hidden, is_output=True)
-        self._bind("attention_pads", np.array([0, 0, 0, 0, 1, 0]))
-        self._bind("attention_tokens", np.array([1]))
+        self.rows = Rows.of(1, config)
+        self.places = [self.rows.tokens[None].copy() for _ in range(slots)]
+        self._bind(TAKEN, self.rows.taken)
+        self._bind(GIVEN, self.rows.given)
         for slot in range(slots):
             self._bind(f"s{slot}.seqlens_k", self.last[slot])
             self._bind(f"s{slot}.total_sequence_length", self.total[slot])
+            self._bind(f"s{slot}.{PLACES}", self.places[slot])
 
     def __call__(self, embeds: np.ndarray, caches: Sequence[KVCache]) -> list[Step]:
-        """embeds (n, D), one token for each of n <= B caches, which have room for it and a row of zeros."""
+        """embeds (n, D), one token for each of n <= B caches, which have room for its rows."""
         self.embeds[0, : len(embeds)] = embeds
         for slot in range(self.slots):
             cache = caches[slot] if slot < len(caches) else self.idle
-            cache.make_room(2)
+            rows = num_rows(1, self.config)
+            cache.make_room(rows)
             self._place(slot, cache)
-            self.last[slot][0], self.total[slot][...] = cache.length + 1, cache.length + 2
+            self.last[slot][0], self.total[slot][...] = cache.length + rows - 1, cache.length + rows
+            self.places[slot][...] = cache.length
         self.session.run_with_iobinding(self.binding)
         return [Step(self.logits[0, slot].copy(), self.hidden[0, slot : slot + 1].copy())
                 for slot in range(len(caches))]

@@ -19,6 +19,7 @@ from ..errors import CheckpointError, OptionError
 from ..model.config import LanguageConfig
 from .cache import KVCache
 from .device import DevicePlan, make_session
+from .rows import BY_ROWS, GIVEN, LOGIT_ROWS, PLACES, TAKEN, Rows, goes_by_rows, num_rows
 from .run_times import RunTimes
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class Engine(BaseEngine[KVCache]):
         """Whether the graph can give the logits of several tokens of a run."""
         self.is_exact: bool | None = None if self.is_steady else False
         """Whether a run of several tokens gives the numbers of single steps, bit by bit; None until `prove` tried."""
+        self.step_places = num_rows(1, config)
+        """Places in a cache that a single step writes to."""
         self.run_times = RunTimes()
 
     @classmethod
@@ -201,16 +204,16 @@ class Engine(BaseEngine[KVCache]):
         cache.length += len(embeds)
         return run.last_step()
 
-    def _prepared(self, cache: KVCache, num_tokens: int, num_rows: int) -> _Run:
+    def _prepared(self, cache: KVCache, num_tokens: int, num_logits: int) -> _Run:
         """A run for so many tokens behind those of the cache; kept where more of the kind will come."""
-        pad = self.is_steady and needs_pad(num_tokens, cache)
-        if pad:
-            cache.make_room(num_tokens + 1)
-        key = num_tokens, num_rows, pad
+        by_rows = self.is_steady and goes_by_rows(num_tokens, cache, self.config)
+        if by_rows:
+            cache.make_room(num_rows(num_tokens, self.config))
+        key = num_tokens, num_logits, by_rows
         run: _Run | None = cache.bindings.get(key)
         if run is None:
-            run = _Run(self, cache, num_tokens, num_rows, pad)
-            if num_tokens == 1 or num_rows > 1:  # thousands of these; prompts have as many lengths as there are prompts
+            run = _Run(self, cache, num_tokens, num_logits, by_rows)
+            if num_tokens == 1 or num_logits > 1:  # thousands of these; prompts are of as many lengths as there are
                 cache.bindings[key] = run
         return run
 
@@ -223,42 +226,38 @@ def open_steady(path: Path, plan: DevicePlan) -> InferenceSession:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from .steady import with_pads, with_rows
+    from .steady import with_logit_rows, with_rows
 
     try:
-        graph = with_pads(with_rows(onnx.load(str(path), load_external_data=False))).SerializeToString()
+        graph = with_rows(with_logit_rows(onnx.load(str(path), load_external_data=False))).SerializeToString()
     except (OSError, DecodeError, ValueError):  # onnxruntime says what is wrong with it, if anything is
         graph = None
     return make_session(path, plan, kind="language", graph=graph)
 
 
-def needs_pad(num_tokens: int, cache: KVCache) -> bool:
-    """Whether a run gets a row of zeros in its attentions. The last token of the window has no room for one: it rounds
-    otherwise, whoever reads it, and must be read alone."""
-    return num_tokens == 1 and cache.length + 2 <= cache.limit
-
-
 class _Run:
     """One prepared run of the graph: inputs, outputs and cache bound to fixed memory, filled in place."""
 
-    def __init__(self, engine: Engine, cache: KVCache, num_tokens: int, num_rows: int, pad: bool) -> None:
-        """num_rows: of how many of the last tokens the logits are wanted."""
-        config, self.session, self.pad = engine.config, engine.session, int(pad)
+    def __init__(self, engine: Engine, cache: KVCache, num_tokens: int, num_logits: int, by_rows: bool) -> None:
+        """num_logits: of how many of the last tokens the logits are wanted."""
+        config, self.session = engine.config, engine.session
         self.embeds = np.zeros((1, num_tokens, config.width), np.float32)
         self.last = np.zeros(1, np.int32)
         self.total = np.zeros((), np.int32)
-        shape = (num_rows, config.vocab_size) if engine.is_steady else (config.vocab_size,)
+        shape = (num_logits, config.vocab_size) if engine.is_steady else (config.vocab_size,)
         self.logits = np.zeros((1, *shape), np.float32)
         self.hidden = np.zeros((1, num_tokens, config.width), np.float32)
         self.binding = self.session.io_binding()
         self.values = [self._bind(self.embeds, "inputs_embeds"), self._bind(self.last, "seqlens_k"),
                        self._bind(self.total, "total_sequence_length"), self._bind(self.logits, None, "logits"),
                        self._bind(self.hidden, None, "hidden_states")]
+        self.rows = Rows.of(num_tokens if by_rows else 1, config)
+        self.num_rows = len(self.rows.tokens) if by_rows else num_tokens
+        self.places = self.rows.tokens[None].copy()
         if engine.is_steady:
-            rows = np.arange(num_tokens - num_rows, num_tokens)
-            pads = np.array([0, 0, 0, 0, self.pad, 0])
-            self.values += [self._bind(rows, "logit_rows"), self._bind(pads, "attention_pads"),
-                            self._bind(np.array([num_tokens]), "attention_tokens")]
+            self.values += [self._bind(self.rows.taken, TAKEN), self._bind(self.rows.given, GIVEN),
+                            self._bind(self.places, PLACES), self._bind(np.array(by_rows), BY_ROWS),
+                            self._bind(np.arange(num_tokens - num_logits, num_tokens), LOGIT_ROWS)]
         names = [f"{layer}.{kind}" for layer in range(config.layers) for kind in ("key", "value")]
         for name, array in zip(names, cache.arrays, strict=True):
             self.values.append(self._bind(array, f"past_key_values.{name}", f"present.{name}"))
@@ -276,8 +275,9 @@ class _Run:
 
     def __call__(self, embeds: np.ndarray, past_tokens: int) -> None:
         """embeds (T, D); past_tokens: how many the cache holds before. What came out lies here until the next call."""
-        total = past_tokens + embeds.shape[0] + self.pad
+        total = past_tokens + self.num_rows
         self.embeds[0], self.last[0], self.total[...] = embeds, total - 1, total
+        self.places[0] = past_tokens + self.rows.tokens
         self.session.run_with_iobinding(self.binding)
 
     def last_step(self) -> Step:

@@ -72,6 +72,7 @@ class Verifier(Protocol):
     is_exact: bool | None
     is_shared: bool
     run_times: RunTimes
+    step_places: int
 
     @property
     def context_tokens(self) -> int: ...
@@ -252,7 +253,8 @@ class Speculator:
         if self._resting:
             self._resting -= 1
             return []
-        best_rate, most = LEAST_GAIN, min(MOST_DRAFTED, self.most_tokens - 1, cache.limit - cache.length - 2)
+        most = min(MOST_DRAFTED, self.most_tokens - 1, cache.limit - cache.length - self.engine.step_places)
+        best_rate = LEAST_GAIN
         times = self.engine.run_times
         for drafter in self.drafters if most > 0 else ():
             started = time.perf_counter()

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 ATTENTION = "GroupQueryAttention"
 LAST = "last_hidden_state"
-PER_SLOT = ("seqlens_k", "total_sequence_length")
+TOTAL = "total_sequence_length"
+PER_SLOT = ("seqlens_k", TOTAL)
 
 
 def batched(model: onnx.ModelProto, slots: int) -> onnx.ModelProto:
