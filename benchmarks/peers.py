@@ -4,8 +4,9 @@
     python benchmarks/peers.py                       # nano, and the shape of Qwen2.5-0.5B with random weights
     python benchmarks/peers.py --shapes 8b           # Qwen3-8B's shape: 10 GB of files, 24 GB of memory
 
-How they are raced: `race`; with what files: `shapes`. 4 bits are our blocks of 64 with zero points against Q4_0, 8 bits
-ours against Q8_0, word table and head alike. A peer that cannot be installed, loaded or run is named with its reason.
+How they are raced: `race`; with what files: `shapes`. 4 bits are our blocks with zero points against Q4_0, 8 bits ours
+against Q8_0, word table and head alike; the blocks are those that the package makes, of 64 for nano and of 128 for
+official checkpoints. A peer that cannot be installed, loaded or run is named with its reason.
 Where weights are nano's, the engines are asked the same texts first, and how often they agree is reported: that they
 compute the same model. The report keeps the races of other calls.
 """
@@ -115,8 +116,10 @@ def race_at(peers: Sequence[Peer], files: shapes.Files, bits: int, course: race.
         for row in rows:
             worker = found.workers[row["engine"]]
             row |= {"load_s": round(worker.ready["load_s"], 2), "version": worker.ready["version"]}
-    return {"shape": files.shape.name, "bits": bits, "machine": common.machine(), "course": asdict(course),
-            "parameters": files.shape.parameters, "engines": rows, "missing": found.missing, "agreement": agreed}
+    shape = files.shape
+    return {"shape": shape.name, "bits": bits, "block_size": shape.block_size, "parameters": shape.parameters,
+            "machine": common.machine(), "course": asdict(course), "engines": rows, "missing": found.missing,
+            "agreement": agreed}
 
 
 def keep(path: Path, raced: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +137,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def one_race(title: str, raced: dict[str, Any]) -> list[str]:
     course, agreed = raced["course"], raced["agreement"]
-    parts = [f"**{title}** ({raced['parameters'] / 1e6:.0f} M numbers)", race.table(raced["engines"], "ours")]
+    size = f"{raced['parameters'] / 1e6:.0f} M numbers, ours in blocks of {raced['block_size']}"
+    parts = [f"**{title}** ({size})", race.table(raced["engines"], "ours")]
     loads = ", ".join(f"{row['engine']} {row['version']}: {row['load_s']} s" for row in raced["engines"])
     parts.append(f"Loading, with the version of each engine's package: {loads}.")
     if agreed:

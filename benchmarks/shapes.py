@@ -30,9 +30,6 @@ from minicpm_o.model.config import LanguageConfig, NanoConfig, OfficialConfig
 
 QWEN_05B = LanguageConfig(kind="qwen2", vocab_size=151_936, width=896, layers=24, heads=14, kv_heads=2, head_width=64,
                           ffn=4864, norm_eps=1e-6, rope_theta=1e6, context_tokens=32_768, tied_head=True)
-BLOCK = 64
-"""Numbers that share a scale of ours, in single precision: 8.5 and 4.6 bits a number. Q8_0 and Q4_0 have 8.5 and 4.5,
-in blocks of 32 with scales in half precision."""
 MAX_ROUNDED = 2_000_000_000
 """Larger models get random blocks in their GGUF file, and no Hugging Face folder."""
 TORCH_BYTES = 2
@@ -52,6 +49,16 @@ class Shape:
     config: LanguageConfig
     is_real: bool = False
     """nano's weights, instead of random ones."""
+
+    @property
+    def block_size(self) -> int:
+        """Numbers that share a scale (and a zero point) of ours: what nano is assembled with, and what `export` gives
+        official checkpoints. Scales are of single precision, so that 64 make 8.5 or 4.6 bits a number and 128 8.3 or
+        4.3; Q8_0 and Q4_0 have 8.5 and 4.5, in blocks of 32 with scales in half precision."""
+        from minicpm_o.checkpoints.export_steps import ExportSettings
+        from minicpm_o.checkpoints.nano import NanoSettings
+
+        return NanoSettings().language_block_size if self.is_real else ExportSettings().block_size
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, ...]]:
@@ -138,7 +145,7 @@ class Files:
 
     def bundle(self, bits: int) -> Path:
         """Our folder, head and layers at the same bits."""
-        name = f"ours-{bits}-{BLOCK}-{_builder_digest()}"
+        name = f"ours-{bits}-{self.shape.block_size}-{_builder_digest()}"
         return self._kept(name, lambda folder: write_bundle(folder, self.shape, bits))
 
     def gguf(self, bits: int) -> Path:
@@ -155,7 +162,9 @@ class Files:
         """The folder that onnxruntime-genai's builder makes of it. Raises NotMadeError with its last words."""
         self._check_memory(4, "in float32, as its builder needs it")
         source = self.hugging_face()
-        return self._kept(f"ort-genai-{bits}-{BLOCK}", lambda folder: build_ort_genai(source, folder, bits))
+        block_size = self.shape.block_size
+        return self._kept(f"ort-genai-{bits}-{block_size}",
+                          lambda folder: build_ort_genai(source, folder, bits, block_size))
 
     def _check_memory(self, number_bytes: int, how: str) -> None:
         import psutil
@@ -187,13 +196,13 @@ def _builder_digest() -> str:
     return digest.hexdigest()[:8]
 
 
-def write_bundle(folder: Path, shape: Shape, bits: int, block_size: int = BLOCK) -> None:
+def write_bundle(folder: Path, shape: Shape, bits: int) -> None:
     """The language part of a bundle and its record."""
     from minicpm_o.checkpoints.bundle import Bundle, describe_files
     from minicpm_o.checkpoints.embeddings import FILE_NAME, write_embeddings
     from minicpm_o.checkpoints.graphs.language import build_language
 
-    config, weights = shape.config, shape.weights()
+    config, weights, block_size = shape.config, shape.weights(), shape.block_size
     build_language(weights, config, layer_bits=bits, head_bits=bits, block_size=block_size, folder=folder)
     write_embeddings(weights, "model.embed_tokens.weight", (config.vocab_size, config.width), folder / FILE_NAME)
     settings = {"layer_bits": bits, "head_bits": bits, "block_size": block_size}
@@ -235,11 +244,11 @@ def write_tokenizer(folder: Path, shape: Shape) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def build_ort_genai(source: Path, target: Path, bits: int) -> None:
+def build_ort_genai(source: Path, target: Path, bits: int, block_size: int) -> None:
     """Let onnxruntime-genai's own tool round the model, in blocks and with sums of int8 as ours."""
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target),
                "-p", f"int{bits}", "-e", "cpu", "-c", str(target / "cache"),
-               "--extra_options", f"block_size={BLOCK}", "accuracy_level=4"]
+               "--extra_options", f"block_size={block_size}", "accuracy_level=4"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise NotMadeError(f"onnxruntime-genai's builder ended with: {common.last_words(done.stderr)}")
