@@ -14,6 +14,8 @@ from PIL import Image
 from minicpm_o.errors import InputError
 from minicpm_o.evaluation.local import run_local
 from minicpm_o.evaluation.official.mme import SUBTASKS
+from minicpm_o.evaluation.official.seed_bench import SeedQuestion
+from minicpm_o.evaluation.tasks.seed_bench import tasks as seed_tasks
 
 
 class Knowing:
@@ -117,6 +119,16 @@ def test_seed_bench_ranks_and_generates(tmp_path: Path) -> None:
     assert generate.metrics["total_lmms_eval"] == pytest.approx(2 / 3) and generate.metrics["total_llava"] == 0.0
     assert generate.blind["total_lmms_eval"] == 0.0 and generate.chance == pytest.approx(2 / 3)
     assert any("videos are left out" in note for note in report.notes)
+
+
+def test_seed_bench_shows_the_part_of_a_video_that_is_asked_about() -> None:
+    def question(dimension: int, segment: tuple[float, float] | None) -> SeedQuestion:
+        return SeedQuestion(str(dimension), dimension, "video", "What next?", tuple("abcd"), "A", "v", Path("v.mp4"),
+                            segment)
+
+    asked = [question(10, None), question(11, (2.5, 4.0)), question(12, (30, 75))]
+    for task in seed_tasks(asked):
+        assert [item.media[0].window for item in task.items] == [None, (2.5, 4.0), (2.0, 5.0)]
 
 
 def test_a_model_without_losses_is_told(tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ WHERE = (
 )
 
 
+FRAMES_DIMENSION, FRAMES_HZ = 12, 15.0
+"""Videos of Breakfast, whose parts are told in frames."""
+
+
 @dataclass(frozen=True)
 class SeedQuestion:
     """One question; its choices are A, B, C and D in this order."""
@@ -50,6 +54,14 @@ class SeedQuestion:
     """The picture or video, where `load` was told the folder."""
     segment: tuple[float, float] | None = None
     """Part of the video: seconds in dimension 11, frames at 15 a second in 12."""
+
+    @property
+    def window_s(self) -> tuple[float, float] | None:
+        """Part of the video in seconds; None: all of it."""
+        if self.segment is None:
+            return None
+        rate_hz = FRAMES_HZ if self.dimension == FRAMES_DIMENSION else 1.0
+        return self.segment[0] / rate_hz, self.segment[1] / rate_hz
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ def tasks(questions: Iterable[seed_bench.SeedQuestion], name: str = "seed_bench"
 def _item(question: seed_bench.SeedQuestion, words: str) -> Item:
     assert question.media is not None  # `load` was given the folder
     choices = dict(zip(seed_bench.LETTERS, question.choices, strict=True))
-    return Item(str(question.id), (Media(question.kind, question.media, question.data_id),), words, (question.answer,),
-                group=question.data_id, tag=str(question.dimension), choices=choices)
+    medium = Media(question.kind, question.media, question.data_id, question.window_s)
+    return Item(str(question.id), (medium,), words, (question.answer,), group=question.data_id,
+                tag=str(question.dimension), choices=choices)
 
 
 def _totals(parsers: Sequence[seed_bench.Parser]) -> Totals:
