@@ -12,6 +12,7 @@ would silently replace. docs/evaluation_harnesses.md says how to run both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -25,11 +26,14 @@ from PIL import Image
 from minicpm_o.api import MiniCPMO, Reply
 from minicpm_o.errors import ContextFullError, MessageError, OptionError
 from minicpm_o.inputs.messages import AudioPart, ImagePart, Message, Part, TextPart, VideoPart
+from minicpm_o.inputs.video import cut_video
 from minicpm_o.runtime.losses import TextLoss
 
 MODEL_ID = "minicpm_o_runtime"
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .gif .tif .tiff .webp".split())
 AUDIO_SUFFIXES = frozenset(".wav .mp3 .m4a .aac .flac .ogg .opus".split())
+WINDOW_S = (("video_start", "start_time"), ("video_end", "end_time"))
+"""What tasks call the seconds where the part of a video that they want begins and ends."""
 
 ChoiceLoss = Literal["mean", "sum"]
 
@@ -63,8 +67,9 @@ def media_part(item: Any, kind: str | None = None) -> Part:
     """A picture, sound or video as lmms-eval hands it over.
 
     PIL pictures; paths, whose ending tells what they are; sounds {"array", "sampling_rate"}, encoded {"bytes"} or
-    {"path"}, or a decoder of `datasets`; {"type", "url"}. kind: "image", "audio" or "video" where the task says so.
-    Raises MessageError for anything else.
+    {"path"}, or a decoder of `datasets`; {"type", "url"}, of a video perhaps with the seconds where the part that is
+    wanted begins and ends (`WINDOW_S`), which is cut out. kind: "image", "audio" or "video" where the task says so.
+    Raises MessageError for anything else, VideoError where there is nothing to cut out.
     """
     if isinstance(item, Image.Image):
         return ImagePart(item)
@@ -89,10 +94,6 @@ def _file_part(path: str, kind: str | None) -> Part:
 
 
 def _described_part(item: Mapping[str, Any], kind: str | None) -> Part:
-    cuts = [name for name in ("video_start", "video_end", "start_time", "end_time") if item.get(name) is not None]
-    if cuts:
-        raise MessageError(f"the task wants a part of a video ({', '.join(cuts)}), which this model cannot take; cut "
-                           "the file first")
     if "array" in item:
         return AudioPart(np.asarray(item["array"]), int(item["sampling_rate"]))
     if item.get("bytes") is not None:
@@ -101,6 +102,10 @@ def _described_part(item: Mapping[str, Any], kind: str | None) -> Part:
     if inner is None:
         raise MessageError(f"lmms-eval gave a medium with {', '.join(map(repr, item)) or 'nothing'}; expected "
                            '"array", "bytes", "url" or "path"')
+    start_s, end_s = (next((float(item[name]) for name in names if item.get(name) is not None), None)
+                      for names in WINDOW_S)
+    if start_s is not None or end_s is not None:
+        return VideoPart(cut_video(inner, start_s or 0.0, math.inf if end_s is None else end_s))
     return media_part(inner, item.get("type", kind))
 
 

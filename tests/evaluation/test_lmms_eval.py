@@ -73,10 +73,20 @@ def test_media_are_told_apart() -> None:
         assert isinstance(sound, AudioPart) and sound.rate_hz == 8000 and np.size(sound.source) == 160
 
 
+@pytest.mark.parametrize(("item", "window"), [
+    ({"video_start": 1.5, "video_end": 4}, (1.5, 4.0)), ({"start_time": 2.0}, (2.0, np.inf)),
+    ({"end_time": 3.0}, (0.0, 3.0)),
+])
+def test_a_part_of_a_video_is_cut_out(item: dict[str, float], window: tuple[float, float],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "cut_video", lambda path, *seconds: repr((path, seconds)).encode())
+    assert plugin.media_part({"type": "video", "url": "a.mp4", **item}) == VideoPart(repr(("a.mp4", window)).encode())
+    assert plugin.media_part({"type": "video", "url": "a.mp4", "video_start": None}) == VideoPart("a.mp4")
+
+
 @pytest.mark.parametrize(("item", "words"), [
     (3, "a medium of type int; expected a PIL picture"),
     ({"frames": 3}, "a medium with 'frames'; expected"),
-    ({"type": "video", "url": "a.mp4", "start_time": 2.0}, "wants a part of a video .start_time."),
     ({"type": "smell", "url": "a"}, "a medium of kind 'smell'"),
 ])
 def test_media_that_cannot_be_taken_are_named(item: Any, words: str) -> None:
