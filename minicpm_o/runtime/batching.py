@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..checkpoints.bundle import Bundle
 from ..errors import CheckpointError
 from ..model.config import LanguageConfig
+from .bound_run import BoundRun
 from .cache import KVCache
 from .device import DevicePlan, make_session
 from .engine import Embeddings, Engine, Step
@@ -187,27 +188,25 @@ class _Together:
     """Prepared memory of the batched graph. Which caches lie in the slots changes from run to run."""
 
     def __init__(self, session: InferenceSession, config: LanguageConfig, slots: int) -> None:
-        self.session, self.config, self.slots = session, config, slots
+        self.config, self.slots = config, slots
         self.embeds = np.zeros((1, slots, config.width), np.float32)
         self.logits = np.zeros((1, slots, config.vocab_size), np.float32)
         self.hidden = np.zeros((1, slots, config.width), np.float32)
         self.last = [np.zeros(1, np.int32) for _ in range(slots)]
         self.total = [np.zeros((), np.int32) for _ in range(slots)]
-        self.idle = KVCache.empty(config, min(IDLE_CAPACITY, config.context_tokens))
-        self.binding = session.io_binding()
-        self._kept: dict[str, Any] = {}
-        self._bound: list[int] = [0] * slots
-        self._bind("inputs_embeds", self.embeds)
-        self._bind("logits", self.logits, is_output=True)
-        self._bind("hidden_states", self.hidden, is_output=True)
         self.rows = Rows.of(1, config)
         self.places = [self.rows.tokens[None].copy() for _ in range(slots)]
-        self._bind(TAKEN, self.rows.taken)
-        self._bind(GIVEN, self.rows.given)
+        self.idle = KVCache.empty(config, min(IDLE_CAPACITY, config.context_tokens))
+        self.bound = BoundRun(session)
+        self._bound: list[int] = [0] * slots
+        for name, array in (("inputs_embeds", self.embeds), (TAKEN, self.rows.taken), (GIVEN, self.rows.given)):
+            self.bound.bind(array, name)
+        self.bound.bind(self.logits, None, "logits")
+        self.bound.bind(self.hidden, None, "hidden_states")
         for slot in range(slots):
-            self._bind(f"s{slot}.seqlens_k", self.last[slot])
-            self._bind(f"s{slot}.total_sequence_length", self.total[slot])
-            self._bind(f"s{slot}.{PLACES}", self.places[slot])
+            self.bound.bind(self.last[slot], f"s{slot}.seqlens_k")
+            self.bound.bind(self.total[slot], f"s{slot}.total_sequence_length")
+            self.bound.bind(self.places[slot], f"s{slot}.{PLACES}")
 
     def __call__(self, embeds: np.ndarray, caches: Sequence[KVCache]) -> list[Step]:
         """embeds (n, D), one token for each of n <= B caches, which have room for its rows."""
@@ -219,7 +218,7 @@ class _Together:
             self._place(slot, cache)
             self.last[slot][0], self.total[slot][...] = cache.length + rows - 1, cache.length + rows
             self.places[slot][...] = cache.length
-        self.session.run_with_iobinding(self.binding)
+        self.bound()
         return [Step(self.logits[0, slot].copy(), self.hidden[0, slot : slot + 1].copy())
                 for slot in range(len(caches))]
 
@@ -230,15 +229,5 @@ class _Together:
             return
         names = [f"{layer}.{kind}" for layer in range(self.config.layers) for kind in ("key", "value")]
         for name, array in zip(names, cache.arrays, strict=True):
-            value = self._bind(f"s{slot}.past_key_values.{name}", array)
-            self.binding.bind_ortvalue_output(f"s{slot}.present.{name}", value)
+            self.bound.bind(array, f"s{slot}.past_key_values.{name}", f"s{slot}.present.{name}")
         self._bound[slot] = mark
-
-    def _bind(self, name: str, array: np.ndarray, *, is_output: bool = False) -> Any:
-        """The value keeps the array alive, so that its address is nobody else's."""
-        from onnxruntime import OrtValue
-
-        value = self._kept[name] = OrtValue.ortvalue_from_numpy(array)
-        bind = self.binding.bind_ortvalue_output if is_output else self.binding.bind_ortvalue_input
-        bind(name, value)
-        return value

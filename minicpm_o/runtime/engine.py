@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from ..checkpoints.safetensors_file import STORED, SafetensorsFile, TensorInfo
 from ..errors import CheckpointError, OptionError
 from ..model.config import LanguageConfig
+from .bound_run import BoundRun
 from .cache import KVCache
 from .device import DevicePlan, make_session
 from .rows import BY_ROWS, GIVEN, LOGIT_ROWS, PLACES, TAKEN, Rows, goes_by_rows, num_rows
@@ -240,45 +241,36 @@ class _Run:
 
     def __init__(self, engine: Engine, cache: KVCache, num_tokens: int, num_logits: int, by_rows: bool) -> None:
         """num_logits: of how many of the last tokens the logits are wanted."""
-        config, self.session = engine.config, engine.session
+        config = engine.config
         self.embeds = np.zeros((1, num_tokens, config.width), np.float32)
         self.last = np.zeros(1, np.int32)
         self.total = np.zeros((), np.int32)
         shape = (num_logits, config.vocab_size) if engine.is_steady else (config.vocab_size,)
         self.logits = np.zeros((1, *shape), np.float32)
         self.hidden = np.zeros((1, num_tokens, config.width), np.float32)
-        self.binding = self.session.io_binding()
-        self.values = [self._bind(self.embeds, "inputs_embeds"), self._bind(self.last, "seqlens_k"),
-                       self._bind(self.total, "total_sequence_length"), self._bind(self.logits, None, "logits"),
-                       self._bind(self.hidden, None, "hidden_states")]
         self.rows = Rows.of(num_tokens if by_rows else 1, config)
         self.num_rows = len(self.rows.tokens) if by_rows else num_tokens
         self.places = self.rows.tokens[None].copy()
+        self.bound = BoundRun(engine.session)
+        inputs: dict[str, np.ndarray] = {"inputs_embeds": self.embeds, "seqlens_k": self.last,
+                                         "total_sequence_length": self.total}
         if engine.is_steady:
-            self.values += [self._bind(self.rows.taken, TAKEN), self._bind(self.rows.given, GIVEN),
-                            self._bind(self.places, PLACES), self._bind(np.array(by_rows), BY_ROWS),
-                            self._bind(np.arange(num_tokens - num_logits, num_tokens), LOGIT_ROWS)]
+            inputs |= {TAKEN: self.rows.taken, GIVEN: self.rows.given, PLACES: self.places,
+                       BY_ROWS: np.array(by_rows), LOGIT_ROWS: np.arange(num_tokens - num_logits, num_tokens)}
+        for name, array in inputs.items():
+            self.bound.bind(array, name)
+        self.bound.bind(self.logits, None, "logits")
+        self.bound.bind(self.hidden, None, "hidden_states")
         names = [f"{layer}.{kind}" for layer in range(config.layers) for kind in ("key", "value")]
         for name, array in zip(names, cache.arrays, strict=True):
-            self.values.append(self._bind(array, f"past_key_values.{name}", f"present.{name}"))
-
-    def _bind(self, array: np.ndarray, as_input: str | None, as_output: str | None = None) -> Any:
-        """Bind an array's own memory: onnxruntime does not copy numpy arrays on a CPU. The value keeps it alive."""
-        from onnxruntime import OrtValue
-
-        value = OrtValue.ortvalue_from_numpy(array)
-        if as_input:
-            self.binding.bind_ortvalue_input(as_input, value)
-        if as_output:
-            self.binding.bind_ortvalue_output(as_output, value)
-        return value
+            self.bound.bind(array, f"past_key_values.{name}", f"present.{name}")
 
     def __call__(self, embeds: np.ndarray, past_tokens: int) -> None:
         """embeds (T, D); past_tokens: how many the cache holds before. What came out lies here until the next call."""
         total = past_tokens + self.num_rows
         self.embeds[0], self.last[0], self.total[...] = embeds, total - 1, total
         self.places[0] = past_tokens + self.rows.tokens
-        self.session.run_with_iobinding(self.binding)
+        self.bound()
 
     def last_step(self) -> Step:
         """The last token's logits, all tokens' hidden states; copies."""

@@ -172,10 +172,10 @@ class Parts(OpenedParts):
         engine = self.engine
 
         def open_network() -> DraftNetwork | None:
-            from .drafter import DraftNetwork, packaged_path, read_drafter
+            from .drafter import DraftNetwork, network_config, packaged_path, read_drafter
 
             tensors = read_drafter(packaged_path())
-            fits = tensors["leave"].shape[0] == engine.config.width
+            fits = network_config(tensors).width == engine.config.width
             return DraftNetwork.open(tensors, engine.embed, self.plan) if fits else None
 
         return self._part("drafter", open_network)

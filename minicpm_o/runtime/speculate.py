@@ -54,10 +54,11 @@ class Guess:
 class Drafter(Protocol):
     """What proposes how an answer goes on."""
 
-    def draft(self, ids: Sequence[int], hidden: np.ndarray, most: int) -> list[Guess]:
+    def draft(self, ids: Sequence[int], states: Sequence[np.ndarray], most: int) -> list[Guess]:
         """At most so many guesses of what follows ids: prompt and answer, the last of them chosen but not yet read.
 
-        hidden (D,): the model's hidden state behind the token before the last.
+        states, each (D,): the model's hidden states behind the tokens before the last, as many of them as are known,
+        one at least. Neither they nor ids change during an answer, but for what comes behind them.
         """
         ...
 
@@ -98,8 +99,8 @@ class PromptLookup:
         """How many guesses there were, by length of what matched, and how many of them were right."""
         self._matched = 1
 
-    def draft(self, ids: Sequence[int], hidden: np.ndarray, most: int) -> list[Guess]:
-        """As Drafter; hidden is not looked at."""
+    def draft(self, ids: Sequence[int], states: Sequence[np.ndarray], most: int) -> list[Guess]:
+        """As Drafter; states are not looked at."""
         self._read(ids)
         for length in range(min(self._longest, len(ids)), 0, -1):
             place = self._places.get(tuple(ids[-length:]))
@@ -168,8 +169,8 @@ class Speculator:
     drafters: Sequence[Drafter]
     ids: list[int]
     """Tokens of the prompt, then of the answer."""
-    hidden: np.ndarray
-    """(D,) of the token that was read last."""
+    states: list[np.ndarray]
+    """(D,) each: hidden states of the tokens that were read last, in the order of ids."""
     most_tokens: int
     """Longest answer."""
     tally: Tally = field(default_factory=Tally)
@@ -190,7 +191,7 @@ class Speculator:
         self.ids.append(token_id)
         self.most_tokens -= 1
         step = self._accepted(token_id, cache) or self._read(token_id, cache)
-        self.hidden = step.hidden[-1]
+        self.states.append(step.hidden[-1])
         return step
 
     def _accepted(self, token_id: int, cache: KVCache) -> Step | None:
@@ -258,7 +259,7 @@ class Speculator:
         times = self.engine.run_times
         for drafter in self.drafters if most > 0 else ():
             started = time.perf_counter()
-            guesses = drafter.draft(self.ids, self.hidden, most)
+            guesses = drafter.draft(self.ids, self.states, most)
             count, rate = best_length(guesses, times.costs, times.in_steps(time.perf_counter() - started))
             if count and rate > best_rate:
                 best_rate, self._drafted = rate, (drafter, guesses[:count])
@@ -267,6 +268,6 @@ class Speculator:
 
 def speculator(engine: Verifier, learned: Iterable[Drafter], context_ids: Sequence[int], first: Step,
                max_tokens: int) -> Speculator:
-    """For an answer to a prompt of these tokens, which `first` ended."""
+    """For an answer to a prompt of these tokens, which `first` ended: its hidden states are of the last of them."""
     return Speculator(engine, [PromptLookup(), *learned], [int(token_id) for token_id in context_ids],
-                      first.hidden[-1], max_tokens)
+                      list(first.hidden), max_tokens)

@@ -1,4 +1,5 @@
-"""The network that guesses answers: its graph against numpy, its trust in itself, damaged files."""
+"""The network that guesses answers: its graph against torch, what it reads again, its trust in itself, damaged files.
+"""
 
 from __future__ import annotations
 
@@ -8,90 +9,102 @@ import numpy as np
 import pytest
 
 from minicpm_o.errors import CheckpointError
-from minicpm_o.runtime.device import DevicePlan, make_session
-from minicpm_o.runtime.drafter import (
-    DraftNetwork,
-    LearnedDrafter,
-    build_drafter,
-    packaged_path,
-    read_drafter,
-)
+from minicpm_o.runtime import drafter as module
+from minicpm_o.runtime.cache import KVCache
+from minicpm_o.runtime.device import DevicePlan
+from minicpm_o.runtime.drafter import DraftNetwork, LearnedDrafter, network_config, packaged_path, read_drafter
 from minicpm_o.runtime.speculate import Guess
 
 PLAN = DevicePlan(threads=1, provider="CPUExecutionProvider", memory_mb={}, reasons=())
-WIDTH, LAYER, WORDS = 16, 32, 12
+WIDTH, FFN, WORDS, HEADS, KV_HEADS = 64, 96, 12, 4, 2
 
 
 def random_tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    shapes = {"enter": (LAYER, 2 * WIDTH), "middle": (LAYER, LAYER), "leave": (WIDTH, LAYER), "words": (WORDS, WIDTH)}
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
-    tensors |= {f"{name}.bias": rng.normal(0, 0.2, shape[0]).astype(np.float32) for name, shape in shapes.items()}
-    return {**tensors, "word_ids": np.arange(100, 100 + WORDS, dtype=np.int32),
+    layer, shared = "model.layers.0", KV_HEADS * WIDTH // HEADS
+    shapes = {"enter": (WIDTH, 2 * WIDTH), f"{layer}.self_attn.q_proj": (WIDTH, WIDTH),
+              f"{layer}.self_attn.k_proj": (shared, WIDTH), f"{layer}.self_attn.v_proj": (shared, WIDTH),
+              f"{layer}.self_attn.o_proj": (WIDTH, WIDTH), f"{layer}.mlp.gate_proj": (FFN, WIDTH),
+              f"{layer}.mlp.up_proj": (FFN, WIDTH), f"{layer}.mlp.down_proj": (WIDTH, FFN), "lm_head": (WORDS, WIDTH)}
+    tensors = {f"{name}.weight": rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    for norm in (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm"):
+        tensors[f"{norm}.weight"] = rng.uniform(0.5, 1.5, WIDTH).astype(np.float32)
+    return {**tensors, "enter.bias": rng.normal(0, 0.2, WIDTH).astype(np.float32),
+            "word_ids": np.arange(100, 100 + WORDS, dtype=np.int32), "heads": np.array([HEADS, KV_HEADS], np.int32),
             "scales": np.array([0.5, 2.0], np.float32)}
 
 
-def expected(tensors: dict[str, np.ndarray], state: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The network in numpy."""
-    def linear(name: str, x: np.ndarray) -> np.ndarray:
-        return np.asarray(x @ tensors[name].T + tensors[f"{name}.bias"])
-
-    def silu(x: np.ndarray) -> np.ndarray:
-        return np.asarray(x / (1 + np.exp(-x)))
-
-    entered = silu(linear("enter", np.concatenate([state, said], -1)))
-    after = 0.5 * state + linear("leave", entered + silu(linear("middle", entered)))
-    return after, linear("words", after)
-
-
 def embed(ids: object) -> np.ndarray:
-    (token_id,) = ids  # type: ignore[misc]
-    return np.random.default_rng(token_id).normal(size=(1, WIDTH)).astype(np.float32)
+    rows = [np.random.default_rng(token_id).normal(size=WIDTH) for token_id in ids]  # type: ignore[attr-defined]
+    return np.array(rows, np.float32)
 
 
-def test_graph_is_the_network(tmp_path: Path) -> None:
-    tensors = random_tensors()
-    build_drafter(tensors, tmp_path / "d.onnx", bits=None)
-    session = make_session(tmp_path / "d.onnx", PLAN, kind="language")
-    state, said = (np.random.default_rng(seed).normal(size=(1, WIDTH)).astype(np.float32) for seed in (1, 2))
-    got = session.run(["next_state", "logits"], {"state": state, "embedding": said})
-    for one, other in zip(got, expected(tensors, state, said), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+def random_states(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(3).normal(size=(count, WIDTH)).astype(np.float32))
 
 
-def test_guesses_are_the_networks_likeliest_words() -> None:
-    tensors = random_tensors()
-    drafter = LearnedDrafter(DraftNetwork.open(tensors, embed, PLAN))
-    hidden = np.random.default_rng(3).normal(size=WIDTH).astype(np.float32)
-    guesses = drafter.draft([7, 8], hidden, 4)
-    state, token_id = 0.5 * hidden[None], 8
-    assert guesses
-    for guess in guesses:
-        state, logits = expected(tensors, state, 2.0 * embed([token_id]))
-        shares = np.exp(logits[0]) / np.exp(logits[0]).sum()
-        assert shares[guess.token_id - 100] > shares.max() - 0.1, "8 bits may confuse words that are nearly as likely"
-        assert guess.probability == pytest.approx(min(0.98, shares.max()), abs=0.1)
-        token_id = guess.token_id
+@pytest.fixture(scope="module")
+def network() -> DraftNetwork:
+    return DraftNetwork.open(random_tensors(), embed, PLAN)
+
+
+def anew(network: DraftNetwork, ids: list[int], states: list[np.ndarray], most: int) -> list[int]:
+    """Guesses without anything kept: all pairs, true and guessed, are read again for each."""
+    scaled, said, guessed = [network.state_scale * state for state in states], ids[-len(states) :], []
+    for _ in range(most):
+        state, token_id, _ = network(np.stack(scaled), said, KVCache.empty(network.config, 64))
+        scaled, said, guessed = [*scaled, state[0]], [*said, token_id], [*guessed, token_id]
+    return guessed
+
+
+def test_pairs_one_by_one_are_pairs_at_once(network: DraftNetwork) -> None:
+    states, ids = np.stack(random_states(9)), list(range(9))
+    whole = network(states, ids, KVCache.empty(network.config, 16))
+    cache = KVCache.empty(network.config, 1)
+    for start, stop in ((0, 4), (4, 5), (5, 9)):
+        pieces = network(states[start:stop], ids[start:stop], cache)
+    np.testing.assert_allclose(pieces[0], whole[0], atol=0.05)  # what is read is rounded otherwise
+    assert pieces[1] == whole[1] and cache.length == 9
+
+
+def test_guesses_go_on_from_guesses_and_leave_no_trace(network: DraftNetwork) -> None:
+    drafter, ids, states = LearnedDrafter(network), [3, 5, 7, 8, 9, 11, 4, 2], random_states(7)
+    for known in (3, 4, 7):  # after the second nothing was right, after the third some was
+        guesses = drafter.draft(ids[: known + 1], states[:known], 4)
+        assert [guess.token_id for guess in guesses] == anew(network, ids[: known + 1], states[:known], len(guesses))
+    again = drafter.draft(ids, states, 4)
+    assert guesses and [guess.token_id for guess in again] == [guess.token_id for guess in guesses]
+    assert [guess.probability for guess in again] == pytest.approx([guess.probability for guess in guesses], abs=0.01)
     first = guesses[0].token_id
-    assert LearnedDrafter(drafter.network, never={first}).draft([7, 8], hidden, 4) == []
-    assert drafter.draft([7, 8], hidden, 1) == guesses[:1]
+    assert LearnedDrafter(network, never={first}).draft(ids, states, 4) == []
 
 
-def test_trust_follows_what_was_right() -> None:
-    network = DraftNetwork.open(random_tensors(), embed, PLAN)
+def test_states_too_far_back_are_not_looked_at(network: DraftNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_READ", 4)
+    ids, states = list(range(20, 40)), random_states(19)
+    late = LearnedDrafter(network).draft(ids, states, 2)
+    assert [guess.token_id for guess in late] == anew(network, ids, states[-4:], 2)[: len(late)]
+    monkeypatch.setattr(module, "CONTEXT_PAIRS", 8)
+    drafter = LearnedDrafter(network)
+    for known in range(1, 20):  # the cache is full now and then, and begins anew
+        drafter.draft(ids[: known + 1], states[:known], 2)
+        assert drafter._cache.length <= 8
+
+
+def test_trust_follows_what_was_right(network: DraftNetwork) -> None:
     trusting, doubting = LearnedDrafter(network), LearnedDrafter(network)
     for _ in range(50):
         trusting.learn([Guess(1, 0.5), Guess(2, 0.5)], 2)
         doubting.learn([Guess(1, 0.5), Guess(2, 0.5)], 0)
-    hidden = np.random.default_rng(3).normal(size=WIDTH).astype(np.float32)
-    new = LearnedDrafter(network).draft([7], hidden, 1)[0].probability
-    assert doubting.draft([7], hidden, 1)[0].probability < new / 2
-    assert trusting.draft([7], hidden, 1)[0].probability > 1.5 * new
+    states = random_states(1)
+    new = LearnedDrafter(network).draft([6, 7], states, 1)[0].probability
+    assert doubting.draft([6, 7], states, 1)[0].probability < new / 2
+    assert trusting.draft([6, 7], states, 1)[0].probability >= min(0.98, 1.5 * new)
 
 
 def test_what_comes_with_the_package() -> None:
     tensors = read_drafter(packaged_path())
-    assert tensors["leave"].shape[0] == 576 and len(tensors["word_ids"]) == len(tensors["words"])
+    assert network_config(tensors).width == 576 and len(tensors["word_ids"]) == len(tensors["lm_head.weight"])
     assert packaged_path().stat().st_size < 8e6
 
 

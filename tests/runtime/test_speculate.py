@@ -59,7 +59,7 @@ class Oracle:
         self.num_prompt, self.said, self.wrong_every = num_prompt, said, wrong_every
         self.learned: list[tuple[int, int]] = []
 
-    def draft(self, ids: Sequence[int], hidden: np.ndarray, most: int) -> list[Guess]:
+    def draft(self, ids: Sequence[int], states: Sequence[np.ndarray], most: int) -> list[Guess]:
         start = len(ids) - self.num_prompt
         assert list(ids[self.num_prompt :]) == list(self.said[:start]), "drafts are asked for behind the answer so far"
         return [Guess(self._guess(at), 0.99) for at in range(start, min(len(self.said), start + most))]
@@ -106,7 +106,7 @@ def answer(engine: Engine, ids: Sequence[int], drafter: Any = None, cancel_after
     first = engine.prefill(engine.embed(ids), cache)
     ahead = None
     if drafter is not None:
-        ahead = Speculator(engine, [drafter], list(ids), first.hidden[-1], options.get("max_tokens", 256))
+        ahead = Speculator(engine, [drafter], list(ids), list(first.hidden), options.get("max_tokens", 256))
     cancel, lengths = threading.Event(), []
     end = None
     for event in generate(ahead or engine, cache, first, Letters(), cancel=cancel, **options):
@@ -295,7 +295,7 @@ def test_nano_is_exact_and_guesses_right_now_and_then(model: MiniCPMO, monkeypat
 
 
 def test_lookup_takes_the_longest_match_and_the_latest_place() -> None:
-    drafter, nothing = PromptLookup(), np.zeros(1)
+    drafter, nothing = PromptLookup(), [np.zeros(1)]
     ids = [1, 2, 3, 9, 9, 2, 3, 4, 5, 1, 2, 3]
     assert [guess.token_id for guess in drafter.draft(ids, nothing, 2)] == [9, 9], "1 2 3 stood before 9"
     assert [guess.token_id for guess in drafter.draft([*ids, 7, 2, 3], nothing, 1)] == [7], "2 3 stood before 7 last"
@@ -303,7 +303,7 @@ def test_lookup_takes_the_longest_match_and_the_latest_place() -> None:
 
 
 def test_lookup_learns_how_often_it_is_right() -> None:
-    drafter, nothing = PromptLookup(), np.zeros(1)
+    drafter, nothing = PromptLookup(), [np.zeros(1)]
     ids = [1, 2, 3, 4, 1, 2]
     before = drafter.draft(ids, nothing, 2)
     for _ in range(20):

@@ -63,8 +63,13 @@ def add_language(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config:
 
 
 def declare_inputs(graph: GraphBuilder, config: LanguageConfig) -> None:
-    """All inputs but the caches, and the turning angles of every position, shared by the layers."""
+    """All inputs but the caches."""
     graph.input("inputs_embeds", FLOAT, [1, "tokens", config.width])
+    declare_lengths(graph, config)
+
+
+def declare_lengths(graph: GraphBuilder, config: LanguageConfig) -> None:
+    """How many tokens there are, and the turning angles of every position, shared by the layers."""
     graph.input("seqlens_k", INT32, [1])
     graph.input("total_sequence_length", INT32, [])
     cosine, sine = rotary_tables(config)
