@@ -123,8 +123,9 @@ def other_goals(reports: Reports) -> Iterator[Goal]:
     sets = reports.get("speculative", {}).get("sets", {})
     for name in sorted(sets) or ["chat", "repetitive"]:
         found = sets.get(name, {})
-        ratio = found.get("median_ratio") if found.get("identical", True) else 0.0  # other answers are no gain
-        yield Goal(f"speculative decoding, {name} prompts, answers identical", 1.4, "×", ratio)
+        for of, figure in (("tokens of the set", "tokens_ratio"), ("its median prompt", "median_ratio")):
+            ratio = found.get(figure) if found.get("identical", True) else 0.0  # other answers are no gain
+            yield Goal(f"speculative decoding, {name} prompts, answers identical: {of}", 1.4, "×", ratio)
     web = reports.get("web", {})
     yield Goal("in the browser: the folder", 250, "MB", web.get("folder_mb"), is_least=False)
     yield Goal("in the browser: memory, all parts open", 1000, "MB", web.get("memory", {}).get("browser_process_mb"),
