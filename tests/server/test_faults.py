@@ -158,7 +158,7 @@ def test_a_caller_who_leaves_frees_the_device(server: Running) -> None:
         assert server.state.device.num_running == 1
     assert settled(server)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.base_url}/chat/completions", json=QUESTION, timeout=0.3)
+        httpx.post(f"{server.base_url}/chat/completions", json=QUESTION, timeout=httpx.Timeout(30, read=0.01))
     assert settled(server)
 
 

@@ -488,4 +488,5 @@ def real_size_eyes(vision: VisionConfig):
 def test_of_the_runtime_only_voices_ears_sessions_and_the_networks_inputs_are_used() -> None:
     sources = "\n".join(path.read_text() for path in Path(prepare.__file__).parents[1].rglob("*.py"))
     assert set(re.findall(r"from \.+runtime\.?(\w*)", sources)) == {
-        "device", "drafter", "duplex", "engine", "own_ears", "parts", "speech", "torch_parts", "word_search"}
+        "cache", "device", "drafter", "duplex", "engine", "own_ears", "parts", "sampling", "speech", "torch_parts",
+        "word_search"}
