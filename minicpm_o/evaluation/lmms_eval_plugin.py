@@ -94,18 +94,21 @@ def _file_part(path: str, kind: str | None) -> Part:
 
 
 def _described_part(item: Mapping[str, Any], kind: str | None) -> Part:
+    inner = next((item[name] for name in ("url", "path") if item.get(name) is not None), None)
+    if wanted := [name for names in WINDOW_S for name in names if item.get(name) is not None]:
+        if not isinstance(inner, str | PurePath) or item.get("type", kind) not in ("video", None):
+            raise MessageError(f"the task wants a part of a medium ({', '.join(wanted)}), which is cut out of video "
+                               "files alone; cut it first")
+        start_s, end_s = (next((float(item[name]) for name in names if name in wanted), otherwise)
+                          for names, otherwise in zip(WINDOW_S, (0.0, math.inf), strict=True))
+        return VideoPart(cut_video(inner, start_s, end_s))
     if "array" in item:
         return AudioPart(np.asarray(item["array"]), int(item["sampling_rate"]))
     if item.get("bytes") is not None:
         return ImagePart(item["bytes"]) if kind == "image" else AudioPart(item["bytes"])
-    inner = next((item[name] for name in ("url", "path") if item.get(name) is not None), None)
     if inner is None:
         raise MessageError(f"lmms-eval gave a medium with {', '.join(map(repr, item)) or 'nothing'}; expected "
                            '"array", "bytes", "url" or "path"')
-    start_s, end_s = (next((float(item[name]) for name in names if item.get(name) is not None), None)
-                      for names in WINDOW_S)
-    if start_s is not None or end_s is not None:
-        return VideoPart(cut_video(inner, start_s or 0.0, math.inf if end_s is None else end_s))
     return media_part(inner, item.get("type", kind))
 
 

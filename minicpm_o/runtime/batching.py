@@ -198,7 +198,8 @@ class _Together:
         self.places = [self.rows.tokens[None].copy() for _ in range(slots)]
         self.idle = KVCache.empty(config, min(IDLE_CAPACITY, config.context_tokens))
         self.bound = BoundRun(session)
-        self._bound: list[int] = [0] * slots
+        self._lying: list[int] = [0] * slots
+        """Which cache's buffers lie in each slot."""
         for name, array in (("inputs_embeds", self.embeds), (TAKEN, self.rows.taken), (GIVEN, self.rows.given)):
             self.bound.bind(array, name)
         self.bound.bind(self.logits, None, "logits")
@@ -225,9 +226,9 @@ class _Together:
     def _place(self, slot: int, cache: KVCache) -> None:
         """Bind a cache's own buffers to a slot, unless they lie there already."""
         mark = id(cache.arrays[0])
-        if self._bound[slot] == mark:
+        if self._lying[slot] == mark:
             return
         names = [f"{layer}.{kind}" for layer in range(self.config.layers) for kind in ("key", "value")]
         for name, array in zip(names, cache.arrays, strict=True):
             self.bound.bind(array, f"s{slot}.past_key_values.{name}", f"s{slot}.present.{name}")
-        self._bound[slot] = mark
+        self._lying[slot] = mark

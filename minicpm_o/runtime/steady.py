@@ -119,18 +119,17 @@ def _branch(nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
 
 def _by_rows(node: onnx.NodeProto, outputs: list[str]) -> list[onnx.NodeProto]:
     """An attention between heads that are taken apart into rows and put together again."""
-    queries, keys = node.input[0], node.input[1]
-    name = outputs[0]
+    name, places = outputs[0], _places(node.input[TOTAL_INPUT])
+    parts = [part for part in node.input[:NUM_PACKED] if part]
     attention = copied(node)
-    attention.input[:] = [f"{name}.row", "", "", *node.input[NUM_PACKED:], _places(node.input[TOTAL_INPUT]),
-                          f"{_places(node.input[TOTAL_INPUT])}.mask"]
+    attention.input[:] = [f"{name}.row", "", "", *node.input[NUM_PACKED:], places, f"{places}.mask"]
     attention.output[:] = [f"{name}.seen", *outputs[1:]]
     attention.name = f"{name}.seen"
     sizes = {attribute.name: attribute for attribute in attention.attribute}
     sizes["num_heads"].i = sizes["kv_num_heads"].i
-    packed = _node("Concat", list(node.input[:NUM_PACKED]), f"{name}.packed", axis=-1)
-    return [*([packed] if keys else []),
-            _node("Reshape", [packed.output[0] if keys else queries, "steady.heads"], f"{name}.heads"),
+    packing = [_node("Concat", parts, f"{name}.packed", axis=-1)] if len(parts) > 1 else []
+    return [*packing,
+            _node("Reshape", [packing[0].output[0] if packing else parts[0], "steady.heads"], f"{name}.heads"),
             _node("Gather", [f"{name}.heads", TAKEN], f"{name}.taken", axis=0),
             _node("Reshape", [f"{name}.taken", "steady.row"], f"{name}.row"),
             attention,

@@ -37,11 +37,14 @@ from torch.nn import functional
 
 from ..checkpoints.bundle import Bundle
 from ..checkpoints.embeddings import quantise_rows
+from ..checkpoints.graphs.language import rotary_tables
 from ..checkpoints.hub import resolve
 from ..inputs.messages import Message, TextPart
+from ..model.config import LanguageConfig
+from ..model.outputs.chattts import turn
 from ..runtime.cache import KVCache
 from ..runtime.device import plan_device
-from ..runtime.drafter import read_drafter
+from ..runtime.drafter import CONTEXT_PAIRS, read_drafter
 from ..runtime.engine import Embeddings
 from ..runtime.parts import Parts
 from ..runtime.sampling import SamplingConfig, sample
@@ -53,7 +56,8 @@ MOST_TOKENS = 160
 FILE_TOKENS = 4000
 """Tokens of answers in a file."""
 WARM_STEPS = 50
-NORM_EPS, ROPE_THETA = 1e-5, 100_000.0
+NORM_EPS = LanguageConfig.norm_eps
+"""That of the layer which `runtime.drafter` builds of the weights."""
 LENGTHS_APART = 12.0
 """Tokens by which answers of a batch may differ in length."""
 SCALED_BY = 200
@@ -105,6 +109,8 @@ class DraftNet(nn.Module):
         self.down = nn.Linear(config.ffn, width, bias=False)
         self.words = nn.Linear(width, len(head), bias=False)
         self.drop = nn.Dropout(config.dropout)
+        places = LanguageConfig(head_width=self.head_width, context_tokens=CONTEXT_PAIRS)  # as at run time
+        self.turns = [torch.from_numpy(np.tile(table, 2)) for table in rotary_tables(places)]  # each (pairs, K)
         for small in (self.out, self.down):
             nn.init.normal_(small.weight, std=0.005)
         with torch.no_grad():
@@ -148,7 +154,8 @@ class DraftNet(nn.Module):
         normed, made = self._norm(x, 0), []
         for part, heads in ((self.queries, self.heads), (self.keys, self.kv_heads), (self.values, self.kv_heads)):
             apart = part(normed).unflatten(-1, (heads, self.head_width)).transpose(1, 2)
-            turned = apart if part is self.values else _turned(apart)
+            cosine, sine = (table[: x.shape[1]].to(apart.dtype) for table in self.turns)
+            turned = apart if part is self.values else turn(apart, (cosine, sine))
             made.append(turned.repeat_interleave(self.heads // heads, dim=1))
         return made
 
@@ -163,15 +170,6 @@ def _later(x: torch.Tensor, places: int, dim: int) -> torch.Tensor:
     """x moved on by so many places, zeros before it."""
     gap = x.new_zeros(*(places if axis == dim else size for axis, size in enumerate(x.shape)))
     return torch.cat([gap, x.narrow(dim, 0, x.shape[dim] - places)], dim)
-
-
-def _turned(x: torch.Tensor) -> torch.Tensor:
-    """(B, H, T, K) turned by places 0, 1, ... as nano's layers are (arXiv:2104.09864, half by half)."""
-    rates = ROPE_THETA ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])
-    angles = torch.outer(torch.arange(x.shape[2]).float(), rates)
-    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
 def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
@@ -240,6 +238,10 @@ class Batch:
                    side_by_side((one.states[1:].float() for one in answers), 0),
                    torch.tensor([one.asked - 1 for one in answers]))
 
+    def there(self, ahead: int) -> torch.Tensor:
+        """(B, T) bool: the pairs whose guess, so many further than the first, is of the answer."""
+        return (self.wanted >= 0) & (torch.arange(self.wanted.shape[1]) >= self.begins[:, None] + ahead)
+
 
 def give_answers(folder: Path, seconds: float, seed: int, own_share: float = OWN_SHARE, slots: int = 16,
                  banned: frozenset[str] = frozenset()) -> int:
@@ -298,7 +300,7 @@ def own_prompts(parts: Parts, seed: int, slots: int, banned: frozenset[str] = fr
 class _Open:
     """An answer that is being given."""
 
-    cache: Any
+    cache: KVCache
     asked: int
     """Tokens of the prompt."""
     ids: list[int]
@@ -387,10 +389,9 @@ class Trainer:
         were."""
         total, counted = torch.zeros(()), []
         wanted = self.places[batch.wanted]
-        begins, place = batch.begins[:, None], torch.arange(wanted.shape[1])
         alive = torch.ones_like(wanted, dtype=torch.bool)
         for ahead, state in enumerate(self.guesses(batch, self.config.ahead)):
-            there = (batch.wanted >= 0) & (place >= begins + ahead)
+            there = batch.there(ahead)
             known = there & (wanted >= 0)
             logits = self.net.words(state[known])
             off = functional.smooth_l1_loss(state[there].float(), batch.next_states[there] * self.state_scale)
@@ -454,7 +455,7 @@ class Trainer:
         found, right = [], []
         with torch.no_grad():
             for batch in self._kept_out():
-                there = (batch.wanted >= 0) & (torch.arange(batch.wanted.shape[1]) >= batch.begins[:, None])
+                there = batch.there(0)
                 found.append(self.net.words(self.guesses(batch, 1)[0][there]))
                 right.append((found[-1].argmax(-1) == self.places[batch.wanted[there]]).float())
         self.net.train()

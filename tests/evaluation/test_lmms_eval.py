@@ -87,6 +87,9 @@ def test_a_part_of_a_video_is_cut_out(item: dict[str, float], window: tuple[floa
 @pytest.mark.parametrize(("item", "words"), [
     (3, "a medium of type int; expected a PIL picture"),
     ({"frames": 3}, "a medium with 'frames'; expected"),
+    ({"array": [0.0], "sampling_rate": 8000, "start_time": 2.0}, r"wants a part of a medium \(start_time\)"),
+    ({"bytes": b"RIFF", "end_time": 2.0}, r"wants a part of a medium \(end_time\)"),
+    ({"type": "audio", "url": "a.wav", "video_start": 0}, r"wants a part of a medium \(video_start\)"),
     ({"type": "smell", "url": "a"}, "a medium of kind 'smell'"),
 ])
 def test_media_that_cannot_be_taken_are_named(item: Any, words: str) -> None:
