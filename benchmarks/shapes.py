@@ -201,9 +201,13 @@ def write_bundle(folder: Path, shape: Shape, bits: int) -> None:
     from minicpm_o.checkpoints.bundle import Bundle, describe_files
     from minicpm_o.checkpoints.embeddings import FILE_NAME, write_embeddings
     from minicpm_o.checkpoints.graphs.language import build_language
+    from minicpm_o.checkpoints.graphs.prompts import build_prompts
+    from minicpm_o.checkpoints.sizes import has_prompt_graph
 
     config, weights, block_size = shape.config, shape.weights(), shape.block_size
     build_language(weights, config, layer_bits=bits, head_bits=bits, block_size=block_size, folder=folder)
+    if has_prompt_graph(config, bits):
+        build_prompts(weights, config, bits=bits, block_size=block_size, folder=folder)
     write_embeddings(weights, "model.embed_tokens.weight", (config.vocab_size, config.width), folder / FILE_NAME)
     settings = {"layer_bits": bits, "head_bits": bits, "block_size": block_size}
     whole = NanoConfig(name=shape.name, language=config)

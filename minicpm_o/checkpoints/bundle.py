@@ -20,6 +20,8 @@ from ..model.config import NanoConfig, OmniConfig, config_from_dict
 from .storage import sha256_of, write_atomic
 
 MANIFEST = "bundle.json"
+PROMPTS_FILE = "language_prompts.onnx"
+"""The graph of `graphs.prompts`, which a bundle may lack."""
 STAMPS = "stamps.json"
 """Sizes and times of the files when they were last hashed, so that opening a bundle need not hash it again."""
 FORMAT = 1

@@ -31,7 +31,7 @@ from .export_steps import ExportSettings, Step, check_text, copied_bytes, steps
 from .memory_use import peak_rss_mb
 from .official import Checkpoint
 from .progress import ProgressReport
-from .sizes import bundle_bytes
+from .sizes import bundle_bytes, has_prompt_graph
 from .storage import FULL_DISK, replace_folder, sha256_of
 from .voice_files import with_voice_shapes
 
@@ -94,6 +94,9 @@ def _check_settings(settings: ExportSettings) -> None:
     from .graphs.builder import check_bits
 
     check_bits(settings.bits, settings.block_size)
+    if settings.prompts and settings.bits is None:
+        raise OptionError("a graph for prompts (--fast-prompts) is of 4 or 8 bits; a float32 bundle reads them as they "
+                          "are")
 
 
 def _builder_sha256() -> str:
@@ -176,7 +179,9 @@ def _prepare(work: Path, identity: dict[str, Any], report: ProgressReport) -> li
 
 def _check_room(work: Path, config: OfficialConfig, source: Path, settings: ExportSettings) -> None:
     """Raises DiskFullError before anything is written when the disk cannot hold the rest of the bundle."""
-    whole = _SPARE * bundle_bytes(config, settings.bits, settings.block_size) + copied_bytes(source, config)
+    prompts = has_prompt_graph(config.language, settings.bits, settings.prompts)
+    tensors = bundle_bytes(config, settings.bits, settings.block_size, prompts)
+    whole = _SPARE * tensors + copied_bytes(source, config)
     done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     needed, free = round(whole) + _SPARE_BYTES - done, shutil.disk_usage(work).free
     if free < needed:

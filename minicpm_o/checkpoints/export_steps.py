@@ -1,6 +1,7 @@
 """The parts of an official checkpoint, each with the function that writes its files of a bundle.
 
     language          language.onnx                            words          embeddings.safetensors
+    prompts           language_prompts.onnx, where it is wanted
     vision            vision.onnx                              hearing        hearing.onnx
     talker, flow and hift of 4.5; chattts, dvae and vocos of 2.6: a graph of that name (flow and hift: several)
     text              the tokenizers' files                    voices         networks and sounds for voice cloning
@@ -24,7 +25,7 @@ from . import embeddings
 from .official import Checkpoint
 from .official_config import read_values
 from .official_layout import LANGUAGE, RESAMPLER, SPEECH, VISION
-from .sizes import parameters, part_bits, tensors_by_part
+from .sizes import has_prompt_graph, parameters, part_bits, tensors_by_part
 from .voice_files import open_flow, open_vocoder, open_vocos
 
 TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json",
@@ -50,6 +51,9 @@ class ExportSettings:
     vision: bool = True
     hearing: bool = True
     speech: bool = True
+    prompts: bool | None = None
+    """With a graph for prompts, which reads them in half the time and takes a byte per weight; None for one where it
+    is small (`sizes.has_prompt_graph`)."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def _speaks(config: OfficialConfig) -> bool:
 
 def _language(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSettings) -> Iterator[Step]:
     from .graphs.language import build_language
+    from .graphs.prompts import build_prompts
 
     weights, language = checkpoint.part(LANGUAGE), config.language
     bits, block = settings.bits, settings.block_size
@@ -117,6 +122,9 @@ def _language(checkpoint: Checkpoint, config: OfficialConfig, settings: ExportSe
     yield Step("language", lambda folder: build_language(
         weights, language, layer_bits=bits, head_bits=bits, block_size=block, folder=folder),
         _numbers(config, "language"))
+    if bits is not None and has_prompt_graph(language, bits, settings.prompts):
+        yield Step("prompts", lambda folder: build_prompts(
+            weights, language, bits=bits, block_size=block, folder=folder), _numbers(config, "language"))
     yield Step("words", lambda folder: embeddings.write_embeddings(
         weights, "model.embed_tokens.weight", table, folder / embeddings.FILE_NAME))
 

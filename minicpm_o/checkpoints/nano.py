@@ -30,6 +30,7 @@ from .lexicon import build_lexicon
 from .parts import NANO_PARTS, Part
 from .progress import ProgressReport
 from .pull import GivenParts, PartStore, check_given
+from .sizes import has_prompt_graph
 from .storage import check_room, home_lock, replace_folder, sha256_of, work_folder, write_atomic, writing_to
 from .torch_legacy import read_state_dict
 
@@ -49,6 +50,8 @@ class NanoSettings:
     head_bits: int | None = 8
     language_block_size: int = 64
     """Numbers of the language part that share one scale: with 8 bits as much memory as ggml's Q8_0 takes."""
+    prompts: bool | None = None
+    """With a graph for prompts; None for one where layers have 4 bits (`sizes.has_prompt_graph`)."""
     block_size: int = 32
     """The same of the other parts."""
     vision_bits: int | None = None
@@ -289,6 +292,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _build_language(folder: Path, sources: Sources) -> None:
     from .graphs.language import build_language
+    from .graphs.prompts import build_prompts
 
     settings, path = sources.settings, sources.only("language")
     file = GGUFFile(path)
@@ -302,6 +306,10 @@ def _build_language(folder: Path, sources: Sources) -> None:
         block_size=settings.language_block_size,
         folder=folder,
     )
+    bits = settings.layer_bits
+    if bits is not None and has_prompt_graph(sources.config.language, bits, settings.prompts):
+        build_prompts(weights, sources.config.language, bits=bits, block_size=settings.language_block_size,
+                      folder=folder)
     write_words(folder, file, sources)
 
 

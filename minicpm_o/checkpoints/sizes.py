@@ -38,6 +38,8 @@ HALF_BYTES = 2
 LEAST_BITS = 8
 """Of the parts that see, hear and speak: they are a tenth of a model, and no later part can mend what they get wrong.
 """
+MOST_PROMPT_BYTES = 1_000_000_000
+"""A graph for prompts that takes no more than this is made unasked."""
 
 
 def part_bits(part: str, bits: int | None) -> int | None:
@@ -61,12 +63,35 @@ def parameters(shapes: Mapping[str, Shape]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def bundle_part_bytes(config: OfficialConfig, bits: int | None, block_size: int) -> dict[str, int]:
-    """Bytes of each part that is there, in a bundle whose language model has 4 or 8 bits, or None for float32."""
+def has_prompt_graph(config: LanguageConfig, bits: int | None, wish: bool | None = None) -> bool:
+    """Whether a language model of so many bits gets the graph of `graphs.prompts`: as wished, or else where 4 bits
+    leave prompts slow and it takes no more than `MOST_PROMPT_BYTES`; never for float32."""
+    if wish is not None:
+        return wish and bits is not None
+    return bits == 4 and prompt_graph_bytes(config) <= MOST_PROMPT_BYTES
+
+
+def prompt_graph_bytes(config: LanguageConfig) -> int:
+    """The layers in whole rows of 8 bits, as `graphs.prompts` makes them, and what the two graphs share."""
+    packed, attended = (config.heads + 2 * config.kv_heads) * config.head_width, config.heads * config.head_width
+    shapes = ((packed, config.width), (config.width, attended), (2 * config.ffn, config.width),
+              (config.width, config.ffn))
+    rows = sum(height * (width + FLOAT_BYTES) for height, width in shapes)
+    return config.layers * (rows + FLOAT_BYTES * (2 * config.width + packed)) + rotary_bytes(config)
+
+
+def bundle_part_bytes(config: OfficialConfig, bits: int | None, block_size: int, prompts: bool = False
+                      ) -> dict[str, int]:
+    """Bytes of each part that is there, in a bundle whose language model has 4 or 8 bits, or None for float32.
+
+    prompts: with a graph for prompts beside the language model's.
+    """
     sizes = {part: sum(_tensor_bytes(name, shape, part_bits(part, bits), block_size, config.version == "2.6")
                        for name, shape in shapes.items())
              for part, shapes in tensors_by_part(config).items() if shapes}
     sizes["language"] += rotary_bytes(config.language)
+    if prompts:
+        sizes["language"] += prompt_graph_bytes(config.language)
     if config.talker:
         sizes["talker"] += rotary_bytes(config.talker.as_language())
     if config.vocos:
@@ -74,9 +99,9 @@ def bundle_part_bytes(config: OfficialConfig, bits: int | None, block_size: int)
     return sizes
 
 
-def bundle_bytes(config: OfficialConfig, bits: int | None, block_size: int) -> int:
+def bundle_bytes(config: OfficialConfig, bits: int | None, block_size: int, prompts: bool = False) -> int:
     """Bytes of all tensors of a bundle."""
-    return sum(bundle_part_bytes(config, bits, block_size).values())
+    return sum(bundle_part_bytes(config, bits, block_size, prompts).values())
 
 
 def embedding_bytes(config: LanguageConfig) -> int:

@@ -328,6 +328,9 @@ def export(
         "4 (the default) or 8 bits a weight of the language model; what sees, hears and speaks has 8."))] = None,
     block: Annotated[int | None, typer.Option("--block", show_default=False, help=(
         "Weights that share a scale: 16, 32, 64, 128 (the default) ..."))] = None,
+    fast_prompts: Annotated[bool | None, typer.Option("--fast-prompts/--slow-prompts", show_default=False, help=(
+        "Also write the language model's layers in 8 bits a row: prompts are read in about half the time, for a byte "
+        "of disk and of memory a weight. By default where that is at most 1 GB and the model has 4 bits."))] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help=(
         "Folder to write; by default a bundle goes beside nano, and nano for a target to nano-TARGET."))] = None,
     vision: Annotated[bool, typer.Option("--vision/--no-vision", help="Take the eyes along.")] = True,
@@ -346,12 +349,13 @@ def export(
         from .export import export_nano
 
         refuse(f"with --target {target}", {"--bits": bits is not None, "--block": block is not None,
-                                           "--no-vision": not vision}, "leave it out: nano sees, and goes in 4 bits")
+                                           "--fast-prompts": fast_prompts is not None, "--no-vision": not vision},
+               "leave it out: nano sees, and goes in 4 bits")
         return export_nano(model, target, out, audio=audio, speech=speech, quiet=quiet, as_json=as_json)
     from ..checkpoints.export_steps import ExportSettings
     from .export import export_model
 
-    asked: dict[str, Any] = {"bits": bits, "block_size": block}
+    asked: dict[str, Any] = {"bits": bits, "block_size": block, "prompts": fast_prompts}
     given = {name: value for name, value in asked.items() if value is not None}
     settings = ExportSettings(**given, vision=vision, hearing=audio, speech=speech)
     return export_model(model, out, settings, quiet, as_json)

@@ -121,9 +121,9 @@ class SharedEngine(Engine):
     is_shared = True
 
     def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings,
-                 together: InferenceSession, slots: int = SLOTS) -> None:
+                 together: InferenceSession, slots: int = SLOTS, prompts: InferenceSession | None = None) -> None:
         """together: the graph of `checkpoints.graphs.batched` for so many slots."""
-        super().__init__(session, config, embeddings)
+        super().__init__(session, config, embeddings, prompts)
         self.slots = slots
         self.runs_together = 0
         """Runs that served more than one conversation."""
@@ -135,16 +135,16 @@ class SharedEngine(Engine):
         """Load the language part twice, once for several conversations. Raises CheckpointError."""
         alone = Engine.from_bundle(bundle, plan)
         session = open_together(bundle.path("language.onnx"), plan, slots)
-        return cls(alone.session, alone.config, alone.embeddings, session, slots)
+        return cls(alone.session, alone.config, alone.embeddings, session, slots, alone.prompts)
 
     def decode(self, token_id: int, cache: KVCache) -> Step:
         """As `Engine.decode`; together with others who decode at the same time."""
-        cache.make_room(1)
+        cache.make_room(1 + self.spare_places)
         return self._combine(Ask(token_id, cache))[0]
 
     def verify(self, ids: Sequence[int], cache: KVCache) -> list[Step]:
         """As `Engine.verify`; of the first token alone where others decode at the same time."""
-        cache.make_room(len(ids))
+        cache.make_room(len(ids) + self.spare_places)
         return self._combine(Ask(ids[0], cache, tuple(ids[1:])))
 
     def _answer(self, batch: Sequence[Ask]) -> None:

@@ -32,7 +32,7 @@ SYSTEM = Path("/sys")
 PROCESS = Path("/proc")
 
 PART_FILES: dict[str, tuple[str, ...]] = {
-    "language": ("language.onnx", "language.onnx.data", "embeddings.safetensors"),
+    "language": ("language.onnx", "language.onnx.data", "language_prompts.onnx.data", "embeddings.safetensors"),
     "vision": ("vision.onnx", "vision.onnx.data"),
     "hearing": ("hearing_encoder.onnx", "hearing_encoder.onnx.data", "hearing_projector.onnx",
                 "hearing_ears.onnx", "hearing.onnx", "hearing.onnx.data"),
@@ -204,8 +204,11 @@ def _memory_warnings(memory_mb: dict[str, float]) -> tuple[str, ...]:
     return (f"warning: the parts weigh {needed:.0f} MB but {memory_mb['available']:.0f} MB are available",)
 
 
-def session_options(plan: DevicePlan, *, kind: SessionKind) -> SessionOptions:
-    """Options shared by all graphs of a kind."""
+def session_options(plan: DevicePlan, *, kind: SessionKind, short_runs: bool = False) -> SessionOptions:
+    """Options shared by all graphs of a kind.
+
+    short_runs: all that is asked is so small that the C library finds memory for it quicker than an arena does.
+    """
     from onnxruntime import ExecutionMode, GraphOptimizationLevel, SessionOptions
 
     options = SessionOptions()
@@ -218,8 +221,11 @@ def session_options(plan: DevicePlan, *, kind: SessionKind) -> SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if overflows():
         options.add_session_config_entry("session.x64quantprecision", "1")
-    share_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    if short_runs:
+        options.enable_cpu_mem_arena = False
+    else:
+        share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 
 
@@ -242,16 +248,17 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind, graph: bytes | None = None) -> InferenceSession:
-    """Load a graph, or a part of it that was cut out. Raises CheckpointError when the file is missing or onnxruntime
-    refuses it."""
+def make_session(path: Path, plan: DevicePlan, *, kind: SessionKind, graph: bytes | None = None,
+                 short_runs: bool = False) -> InferenceSession:
+    """Load a graph, or a part of it that was cut out; short_runs as of `session_options`. Raises CheckpointError when
+    the file is missing or onnxruntime refuses it."""
     from onnxruntime import InferenceSession
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     if not Path(path).is_file():
         raise CheckpointError(f"{path} is missing; assemble or export the model again")
     try:
-        options = session_options(plan, kind=kind)
+        options = session_options(plan, kind=kind, short_runs=short_runs)
         if graph is not None:  # its large tensors stay in the file beside path
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         return InferenceSession(graph or str(path), options, providers=[plan.provider])

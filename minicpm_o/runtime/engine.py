@@ -1,5 +1,8 @@
 """Embeddings to logits and hidden states, through the language graph and a cache that the caller owns.
 
+A bundle may have a second graph that reads prompts (`checkpoints.graphs.prompts`): it reads all of a prompt but the
+last token, and the language graph is then only asked for short runs, all of which it attends by rows (`rows`).
+
 Knows nothing of text, media or sampling. Letters: T tokens of a run, D language width, V vocabulary, K head width,
 C cache capacity, R tokens whose logits are wanted. The graph's GroupQueryAttention writes keys and values into the
 cache's buffers in place.
@@ -14,13 +17,14 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from ..checkpoints.bundle import PROMPTS_FILE
 from ..checkpoints.safetensors_file import STORED, SafetensorsFile, TensorInfo
 from ..errors import CheckpointError, OptionError
 from ..model.config import LanguageConfig
 from .bound_run import BoundRun
 from .cache import KVCache
 from .device import DevicePlan, make_session
-from .rows import BY_ROWS, GIVEN, LOGIT_ROWS, PLACES, TAKEN, Rows, goes_by_rows, num_rows
+from .rows import BY_ROWS, GIVEN, LOGIT_ROWS, MOST_BY_ROWS, PLACES, TAKEN, Rows, goes_by_rows, num_rows
 from .run_times import RunTimes
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ class Step:
     """What the model thinks after its last token."""
 
     logits: np.ndarray
-    """(V,) float32, of the last token alone."""
+    """(V,) float32, of the last token alone; (0,) where more of the prompt follows and they were not computed."""
     hidden: np.ndarray
     """(T, D) float32, after the final norm, of every token of the run."""
 
@@ -93,18 +97,22 @@ class BaseEngine(Generic[CacheT]):
     config: LanguageConfig
     chunk_tokens = PREFILL_CHUNK_TOKENS
     """Tokens of a prompt that are read at once."""
+    spare_places = 0
+    """Places of a context window that a single step needs beside its own."""
 
     @property
     def context_tokens(self) -> int:
         """Most tokens that a cache can hold."""
-        return self.config.context_tokens
+        return self.config.context_tokens - self.spare_places
 
     def embed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """(T,) token ids to (T, D) float32."""
         raise NotImplementedError
 
-    def _run(self, embeds: np.ndarray, cache: CacheT) -> Step:
-        """One run over embeds (T, D); the cache has room for them and grows by T."""
+    def _run(self, embeds: np.ndarray, cache: CacheT, is_last: bool = True) -> Step:
+        """One run over embeds (T, D); the cache has room for them and grows by T.
+
+        is_last: whether the logits are wanted."""
         raise NotImplementedError
 
     def prefill(self, embeds: np.ndarray, cache: CacheT) -> Step:
@@ -120,13 +128,13 @@ class BaseEngine(Generic[CacheT]):
         embeds = np.asarray(embeds, dtype=np.float32)
         if embeds.ndim != 2 or embeds.shape[1] != self.config.width or not len(embeds):
             raise OptionError(f"embeds have shape {embeds.shape}; expected (T, {self.config.width}) with T >= 1")
-        cache.make_room(len(embeds))
-        return (self._run(embeds[start : start + self.chunk_tokens], cache)
+        cache.make_room(len(embeds) + self.spare_places)
+        return (self._run(embeds[start : start + self.chunk_tokens], cache, start + self.chunk_tokens >= len(embeds))
                 for start in range(0, len(embeds), self.chunk_tokens))
 
     def decode(self, token_id: int, cache: CacheT) -> Step:
         """Read one token. Raises ContextFullError when the context window is full."""
-        cache.make_room(1)
+        cache.make_room(1 + self.spare_places)
         return self._run(self.embed([token_id]), cache)
 
     def verify(self, ids: Sequence[int], cache: CacheT) -> list[Step]:
@@ -145,27 +153,36 @@ class Engine(BaseEngine[KVCache]):
     is_shared = False
     """Whether several threads may decode at once; see `batching`."""
 
-    def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings) -> None:
-        """session: a language graph as it was built, or as `open_steady` opens it, which can verify drafts."""
+    def __init__(self, session: InferenceSession, config: LanguageConfig, embeddings: Embeddings,
+                 prompts: InferenceSession | None = None) -> None:
+        """session: a language graph as it was built, or as `open_steady` opens it, which can verify drafts.
+        prompts: the graph that reads prompts, where there is one."""
         if embeddings.table.shape[1] != config.width:
             raise CheckpointError(f"the embedding table is {embeddings.table.shape[1]} wide but the language model "
                                   f"{config.width}; they belong to different models")
-        self.session = session
+        self.session, self.prompts = session, prompts
         self.config = config
         self.embeddings = embeddings
-        self.is_steady = any(value.name == "logit_rows" for value in session.get_inputs())
+        inputs = {value.name for value in session.get_inputs()}
+        self.is_steady = LOGIT_ROWS in inputs
         """Whether the graph can give the logits of several tokens of a run."""
         self.is_exact: bool | None = None if self.is_steady else False
         """Whether a run of several tokens gives the numbers of single steps, bit by bit; None until `prove` tried."""
         self.step_places = num_rows(1, config)
         """Places in a cache that a single step writes to."""
+        self._always_by_rows = TAKEN in inputs and BY_ROWS not in inputs
+        self.spare_places = self.step_places - 1 if self._always_by_rows else 0
         self.run_times = RunTimes()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, plan: DevicePlan) -> Engine:
         """Load the language part of an assembled model."""
         embeddings = Embeddings.from_file(bundle.path("embeddings.safetensors"))
-        return cls(open_steady(bundle.path("language.onnx"), plan), bundle.config.language, embeddings)
+        prompts = None
+        if bundle.has(PROMPTS_FILE):
+            prompts = make_session(bundle.path(PROMPTS_FILE), plan, kind="language")
+        session = open_steady(bundle.path("language.onnx"), plan, by_rows_alone=prompts is not None)
+        return cls(session, bundle.config.language, embeddings, prompts)
 
     def new_cache(self, capacity: int = 512) -> KVCache:
         """An empty cache; it grows when it must. capacity is cut to the context window."""
@@ -177,13 +194,21 @@ class Engine(BaseEngine[KVCache]):
 
     def verify(self, ids: Sequence[int], cache: KVCache) -> list[Step]:
         """As `BaseEngine.verify`, in one run; the numbers are those of single steps where `is_exact`."""
-        cache.make_room(len(ids))
+        cache.make_room(len(ids) + self.spare_places)
         if not self.is_steady or len(ids) == 1:  # not by `decode`, which a subclass may hand to other threads
-            return [self._run(self.embed([token_id]), cache) for token_id in ids]
+            return [self._step(self.embed([token_id]), cache) for token_id in ids]
+        ids = ids[: self._num_fitting(cache)]
         run = self._prepared(cache, len(ids), len(ids))
         run(self.embed(ids), cache.length)
         cache.length += len(ids)
         return run.steps()
+
+    def _num_fitting(self, cache: KVCache) -> int:
+        """How many tokens of a draft can be read at once: rows need places, and something before them."""
+        if not self._always_by_rows:
+            return cache.limit - cache.length
+        left = (cache.limit - cache.length) // (self.config.heads // self.config.kv_heads)
+        return max(1, left if cache.length else 1)
 
     def prove(self, ids: Sequence[int], steps: Sequence[Step], cache: KVCache) -> bool:
         """Find out whether `verify` is exact here, by tokens that were decoded last and what they gave; `is_exact`.
@@ -199,30 +224,48 @@ class Engine(BaseEngine[KVCache]):
                                 for one, other in zip(steps, again, strict=True))
         return bool(self.is_exact)
 
-    def _run(self, embeds: np.ndarray, cache: KVCache) -> Step:
+    def _run(self, embeds: np.ndarray, cache: KVCache, is_last: bool = True) -> Step:
+        is_short = len(embeds) == 1 or (cache.length > 0 and len(embeds) <= MOST_BY_ROWS)
+        if self.prompts is None or is_short:
+            return self._step(embeds, cache)
+        if not is_last:
+            return Step(np.zeros(0, np.float32), self._read(self.prompts, embeds, cache))
+        hidden = self._read(self.prompts, embeds[:-1], cache)
+        step = self._step(embeds[-1:], cache)
+        return Step(step.logits, np.concatenate([hidden, step.hidden]))
+
+    def _step(self, embeds: np.ndarray, cache: KVCache) -> Step:
+        """One run of the language graph over embeds (T, D)."""
         run = self._prepared(cache, len(embeds), 1)
         run(embeds, cache.length)
         cache.length += len(embeds)
         return run.last_step()
 
+    def _read(self, prompts: InferenceSession, embeds: np.ndarray, cache: KVCache) -> np.ndarray:
+        """One run of the graph that reads prompts; hidden states (T, D)."""
+        run = _Run(prompts, self.config, cache, len(embeds), 0, by_rows=False)
+        run(embeds, cache.length)
+        cache.length += len(embeds)
+        return np.array(run.hidden[0])
+
     def _prepared(self, cache: KVCache, num_tokens: int, num_logits: int) -> _Run:
         """A run for so many tokens behind those of the cache; kept where more of the kind will come."""
-        by_rows = self.is_steady and goes_by_rows(num_tokens, cache, self.config)
+        by_rows = self._always_by_rows or (self.is_steady and goes_by_rows(num_tokens, cache, self.config))
         if by_rows:
             cache.make_room(num_rows(num_tokens, self.config))
         key = num_tokens, num_logits, by_rows
         run: _Run | None = cache.bindings.get(key)
         if run is None:
-            run = _Run(self, cache, num_tokens, num_logits, by_rows)
+            run = _Run(self.session, self.config, cache, num_tokens, num_logits, by_rows)
             if num_tokens == 1 or num_logits > 1:  # thousands of these; prompts are of as many lengths as there are
                 cache.bindings[key] = run
         return run
 
 
-def open_steady(path: Path, plan: DevicePlan) -> InferenceSession:
+def open_steady(path: Path, plan: DevicePlan, *, by_rows_alone: bool = False) -> InferenceSession:
     """The language graph at path so that it can verify drafts; as it is where it is none of this package's.
 
-    Raises CheckpointError when it is missing or damaged.
+    by_rows_alone: for short runs alone, which are then quicker. Raises CheckpointError when it is missing or damaged.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -230,36 +273,38 @@ def open_steady(path: Path, plan: DevicePlan) -> InferenceSession:
     from .steady import with_logit_rows, with_rows
 
     try:
-        graph = with_rows(with_logit_rows(onnx.load(str(path), load_external_data=False))).SerializeToString()
+        opened = with_logit_rows(onnx.load(str(path), load_external_data=False))
+        graph = with_rows(opened, always=by_rows_alone).SerializeToString()
     except (OSError, DecodeError, ValueError):  # onnxruntime says what is wrong with it, if anything is
         graph = None
-    return make_session(path, plan, kind="language", graph=graph)
+    return make_session(path, plan, kind="language", graph=graph, short_runs=by_rows_alone)
 
 
 class _Run:
     """One prepared run of the graph: inputs, outputs and cache bound to fixed memory, filled in place."""
 
-    def __init__(self, engine: Engine, cache: KVCache, num_tokens: int, num_logits: int, by_rows: bool) -> None:
-        """num_logits: of how many of the last tokens the logits are wanted."""
-        config = engine.config
+    def __init__(self, session: InferenceSession, config: LanguageConfig, cache: KVCache, num_tokens: int,
+                 num_logits: int, by_rows: bool) -> None:
+        """num_logits: of how many of the last tokens the logits are wanted; 0 for a graph without a head."""
+        known = {value.name for value in session.get_inputs()}
         self.embeds = np.zeros((1, num_tokens, config.width), np.float32)
         self.last = np.zeros(1, np.int32)
         self.total = np.zeros((), np.int32)
-        shape = (num_logits, config.vocab_size) if engine.is_steady else (config.vocab_size,)
+        shape = (num_logits, config.vocab_size) if LOGIT_ROWS in known else (config.vocab_size,)
         self.logits = np.zeros((1, *shape), np.float32)
         self.hidden = np.zeros((1, num_tokens, config.width), np.float32)
         self.rows = Rows.of(num_tokens if by_rows else 1, config)
         self.num_rows = len(self.rows.tokens) if by_rows else num_tokens
         self.places = self.rows.tokens[None].copy()
-        self.bound = BoundRun(engine.session)
-        inputs: dict[str, np.ndarray] = {"inputs_embeds": self.embeds, "seqlens_k": self.last,
-                                         "total_sequence_length": self.total}
-        if engine.is_steady:
-            inputs |= {TAKEN: self.rows.taken, GIVEN: self.rows.given, PLACES: self.places,
-                       BY_ROWS: np.array(by_rows), LOGIT_ROWS: np.arange(num_tokens - num_logits, num_tokens)}
-        for name, array in inputs.items():
-            self.bound.bind(array, name)
-        self.bound.bind(self.logits, None, "logits")
+        self.bound = BoundRun(session)
+        inputs: dict[str, np.ndarray] = {
+            "inputs_embeds": self.embeds, "seqlens_k": self.last, "total_sequence_length": self.total,
+            TAKEN: self.rows.taken, GIVEN: self.rows.given, PLACES: self.places, BY_ROWS: np.array(by_rows),
+            LOGIT_ROWS: np.arange(num_tokens - num_logits, num_tokens)}
+        for name in known & inputs.keys():
+            self.bound.bind(inputs[name], name)
+        if num_logits:
+            self.bound.bind(self.logits, None, "logits")
         self.bound.bind(self.hidden, None, "hidden_states")
         names = [f"{layer}.{kind}" for layer in range(config.layers) for kind in ("key", "value")]
         for name, array in zip(names, cache.arrays, strict=True):

@@ -52,6 +52,8 @@ class MemoryRequest:
     bits: int | None = 4
     """Of the matrices in a bundle: 4, 8, or None for float32. torch takes `dtype` instead."""
     block_size: int = 128
+    prompts: bool = False
+    """With a bundle's graph for prompts beside the language model's."""
     context_tokens: int = CONTEXT_TOKENS
     dtype: Dtype = "bfloat16"
     vision: bool = True
@@ -64,7 +66,8 @@ class MemoryRequest:
         left_out = [name for name, here in (("eyes", self.vision), ("ears", self.hearing), ("speech", self.speech))
                     if not here]
         without = f", without {' and '.join(left_out)}" if left_out else ""
-        return f"{numbers}, {self.context_tokens} tokens of context{without}"
+        quick = " and a graph for prompts" if self.prompts else ""
+        return f"{numbers}{quick}, {self.context_tokens} tokens of context{without}"
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def _weights(config: OfficialConfig, request: MemoryRequest) -> list[MemoryLine]
     if request.backend == "torch":
         sizes = torch_part_bytes(config, DTYPE_BYTES[request.dtype])
         return [MemoryLine(f"{PART_WORDS[part]}, weights", size) for part, size in sizes.items()]
-    sizes = bundle_part_bytes(config, request.bits, request.block_size)
+    sizes = bundle_part_bytes(config, request.bits, request.block_size, request.prompts)
     words = embedding_bytes(config.language)
     sizes["language"] -= words
     lines = [MemoryLine(f"{PART_WORDS[part]}, weights", size) for part, size in sizes.items()]
@@ -233,7 +236,8 @@ def _number_bytes(request: MemoryRequest) -> int:
 
 
 def _smaller_requests(config: OfficialConfig, request: MemoryRequest) -> list[MemoryRequest]:
-    """Everything less than what was asked for, what gives up least first: context, then bits, then speech, eyes, ears.
+    """Everything less than what was asked for, what gives up least first: context, then bits, then speech, eyes, ears;
+    none has a graph for prompts.
 
     torch has no fewer bits; there the exported bundle is the way to them.
     """
@@ -244,7 +248,7 @@ def _smaller_requests(config: OfficialConfig, request: MemoryRequest) -> list[Me
     for numbers, (vision, hearing, speech), context in itertools.product(
             _fewer_bits(request), _fewer_parts(request), contexts):
         cost = ((vision, hearing, speech).count(False), not hearing, not vision, numbers[0], contexts.index(context))
-        option = replace(request, backend=numbers[1], bits=numbers[2], dtype=numbers[3], vision=vision,
+        option = replace(request, backend=numbers[1], bits=numbers[2], dtype=numbers[3], prompts=False, vision=vision,
                          hearing=hearing, speech=speech, context_tokens=context)
         if option != request:
             found.append((cost, option))

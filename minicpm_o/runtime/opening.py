@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from ..checkpoints.bundle import Bundle
+from ..checkpoints.bundle import PROMPTS_FILE, Bundle
 from ..checkpoints.hub import kind_of, resolve, snapshot
 from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..model.config import OfficialConfig
@@ -100,7 +100,7 @@ def exported_request(bundle: Bundle) -> MemoryRequest:
     if type(block_size) is not int or block_size < 1:
         raise CheckpointError(f"the manifest of {bundle.folder} is damaged: block_size is {block_size!r}; "
                               f"{bundle.mending}")
-    return MemoryRequest(bits=bits, block_size=block_size)
+    return MemoryRequest(bits=bits, block_size=block_size, prompts=bundle.has(PROMPTS_FILE))
 
 
 def _open_checkpoint(name_or_path: str | os.PathLike[str], options: LoadOptions) -> OfficialParts:

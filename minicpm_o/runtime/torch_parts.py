@@ -152,7 +152,7 @@ class TorchEngine(BaseEngine[TorchCache]):
         return to_numpy(table[rows])
 
     @torch.inference_mode()
-    def _run(self, embeds: np.ndarray, cache: TorchCache) -> Step:
+    def _run(self, embeds: np.ndarray, cache: TorchCache, is_last: bool = True) -> Step:
         weight = self.language.get_input_embeddings().weight
         start = cache.length
         positions = torch.arange(start, start + len(embeds), device=weight.device)[None]

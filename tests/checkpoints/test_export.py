@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from minicpm_o.checkpoints import export, export_steps
-from minicpm_o.checkpoints.bundle import Bundle
+from minicpm_o.checkpoints.bundle import PROMPTS_FILE, Bundle
 from minicpm_o.checkpoints.embeddings import quantise_rows, write_embeddings
 from minicpm_o.checkpoints.export import export_checkpoint
 from minicpm_o.checkpoints.export_report import RoundedMatrix, StepReport, layer_errors, mean_error
@@ -22,12 +23,14 @@ from minicpm_o.checkpoints.graphs.builder import StoredMatrix, take_matrix
 from minicpm_o.checkpoints.official import Checkpoint
 from minicpm_o.checkpoints.random_official import write_random_checkpoint
 from minicpm_o.checkpoints.safetensors_file import pending_array
-from minicpm_o.checkpoints.sizes import bundle_bytes
+from minicpm_o.checkpoints.sizes import bundle_bytes, prompt_graph_bytes
 from minicpm_o.checkpoints.torch_legacy import read_state_dict
 from minicpm_o.checkpoints.torch_zip import write_state_dict
 from minicpm_o.errors import CheckpointError, DiskFullError, OptionError
 from minicpm_o.runtime.device import plan_device
 from minicpm_o.runtime.engine import Embeddings, Engine
+from minicpm_o.runtime.memory import plan_memory
+from minicpm_o.runtime.opening import exported_request
 
 SETTINGS = ExportSettings(bits=8, block_size=32)
 TALK = ExportSettings(bits=8, block_size=32, vision=False, hearing=False, speech=False)
@@ -117,6 +120,17 @@ def test_the_engine_thinks_as_torch_does(source, tmp_path, bits, bound):
     got = np.stack([step.logits for step in steps])
     error = float(np.sqrt(((got - expected) ** 2).mean()) / expected.std())
     assert error <= bound, f"{error:.2e} of the logits' spread"
+
+
+@pytest.mark.parametrize(("bits", "wish", "there"), [(4, None, True), (4, False, False), (8, None, False),
+                                                     (8, True, True)])
+def test_a_graph_for_prompts_where_it_pays_or_is_wished_for(source, tmp_path, bits, wish, there):
+    settings = ExportSettings(bits=bits, block_size=32, prompts=wish, vision=False, hearing=False, speech=False)
+    bundle = Bundle.open(export_checkpoint(source, tmp_path / "bundle", settings, progress=False).folder)
+    assert bundle.has(PROMPTS_FILE) == there == exported_request(bundle).prompts
+    more = plan_memory(bundle.config, exported_request(bundle)).total_bytes - plan_memory(
+        bundle.config, replace(exported_request(bundle), prompts=False)).total_bytes
+    assert more == there * prompt_graph_bytes(bundle.config.language)
 
 
 def test_words_are_the_checkpoints_rows(source, exported):
@@ -238,7 +252,7 @@ def test_what_is_not_the_same_starts_clean(tiny_45, tmp_path, monkeypatch, chang
             export_checkpoint(source, target, TALK, progress=False)
     settings = TALK
     if change == "settings":
-        settings = ExportSettings(4, 32, False, False, False)
+        settings = replace(TALK, bits=4, prompts=False)
     elif change == "source":
         shutil.copyfile(source / "model.safetensors", source / "copy")
         (source / "copy").replace(source / "model.safetensors")
@@ -304,7 +318,8 @@ def test_folders_and_settings_that_cannot_be(tiny_45, tmp_path):
     with pytest.raises(OptionError, match="holds other things than a bundle; choose another folder with --out"):
         export_checkpoint(tiny_45, tmp_path / "photos", TALK, progress=False)
     assert (tmp_path / "photos" / "me.jpg").exists()
-    for settings, words in ((ExportSettings(bits=3), "4 or 8 bits"), (ExportSettings(block_size=48), "power of two")):
+    for settings, words in ((ExportSettings(bits=3), "4 or 8 bits"), (ExportSettings(block_size=48), "power of two"),
+                            (ExportSettings(bits=None, prompts=True), "a float32 bundle reads them as they are")):
         with pytest.raises(OptionError, match=words):
             export_checkpoint(tiny_45, tmp_path / "bundle", settings, progress=False)
     with pytest.raises(CheckpointError, match="cannot make the folder .* choose another one with --out"):

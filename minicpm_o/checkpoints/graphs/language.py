@@ -54,12 +54,18 @@ def build_language(weights: Mapping[str, np.ndarray], config: LanguageConfig, *,
 def add_language(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: LanguageConfig, *,
                  layer_bits: int | None, head_bits: int | None, block_size: int) -> None:
     """The whole of it, from the inputs to the logits, into a builder of any kind."""
+    add_layers(graph, weights, config, bits=layer_bits, block_size=block_size)
+    answer(graph, weights, config, bits=head_bits, block_size=block_size)
+
+
+def add_layers(graph: GraphBuilder, weights: Mapping[str, np.ndarray], config: LanguageConfig, *, bits: int | None,
+               block_size: int) -> None:
+    """From the inputs to `hidden_states`, which the caller declares as an output."""
     declare_inputs(graph, config)
     normed, residual = first_norm(graph, weights, config)
     for layer in range(config.layers):
         normed, residual = decoder_layer(graph, weights, config, layer, normed, residual,
-                                         bits=layer_bits, block_size=block_size)
-    answer(graph, weights, config, bits=head_bits, block_size=block_size)
+                                         bits=bits, block_size=block_size)
 
 
 def declare_inputs(graph: GraphBuilder, config: LanguageConfig) -> None:
