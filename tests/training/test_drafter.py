@@ -17,7 +17,8 @@ from minicpm_o.checkpoints.bundle import Bundle
 from minicpm_o.runtime.device import DevicePlan, plan_device
 from minicpm_o.runtime.drafter import DraftNetwork, LearnedDrafter, read_drafter
 from minicpm_o.runtime.parts import Parts
-from minicpm_o.training.drafter import Answer, Batch, DrafterConfig, Trainer, own_prompts, read_answers
+from minicpm_o.training.drafter import Batch, DrafterConfig, Trainer
+from minicpm_o.training.drafter_answers import Answer, own_prompts, read_answers
 from minicpm_o.training.drafter_prompts import TEMPLATES, common_nouns, draw_prompts
 
 VOCABULARY, WIDTH = 40, 32
