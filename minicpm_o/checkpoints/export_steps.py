@@ -52,8 +52,8 @@ class ExportSettings:
     hearing: bool = True
     speech: bool = True
     prompts: bool | None = None
-    """With a graph for prompts, which reads them in half the time and takes a byte per weight; None for one where it
-    is small (`sizes.has_prompt_graph`)."""
+    """With a graph for prompts, which reads them more quickly and takes a byte per weight; None for one where it is
+    small (`sizes.has_prompt_graph`)."""
 
 
 @dataclass(frozen=True)
