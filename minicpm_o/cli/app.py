@@ -330,7 +330,7 @@ def export(
         "Weights that share a scale: 16, 32, 64, 128 (the default) ..."))] = None,
     fast_prompts: Annotated[bool | None, typer.Option("--fast-prompts/--slow-prompts", show_default=False, help=(
         "Also write the language model's layers in 8 bits a row: prompts are read 1.6 to 1.8 times as quickly, for "
-        "a byte of disk and of memory a weight. By default where that is at most 1 GB and the model has 4 bits."))] = None,
+        "a byte of disk and memory a weight. By default where that is at most 1 GB and the model has 4 bits."))] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help=(
         "Folder to write; by default a bundle goes beside nano, and nano for a target to nano-TARGET."))] = None,
     vision: Annotated[bool, typer.Option("--vision/--no-vision", help="Take the eyes along.")] = True,
