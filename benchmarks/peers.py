@@ -6,7 +6,7 @@
 
 How they are raced: `race`; with what files: `shapes`. 4 bits are our blocks with zero points against Q4_0, 8 bits ours
 against Q8_0, word table and head alike; the blocks are those that the package makes, of 64 for nano and of 128 for
-official checkpoints. Where that takes no more than 1 GB, ours of 4 bits has a graph for prompts in whole rows of 8 bits,
+official checkpoints. Where that takes 1 GB at most, ours of 4 bits has a graph for prompts in whole rows of 8 bits,
 made of the same 4-bit numbers (`checkpoints.graphs.prompts`), as the package makes it; its memory is in the peak. A
 peer that cannot be installed, loaded or run is named with its reason.
 Where weights are nano's, the engines are asked the same texts first, and how often they agree is reported: that they
