@@ -17,21 +17,14 @@ from minicpm_o.runtime.device import make_session
 from minicpm_o.runtime.engine import Engine, open_steady
 from minicpm_o.runtime.rows import MOST_BY_ROWS, num_rows
 from tests.runtime.test_engine import PLAN, random_weights
-from tests.runtime.test_speculate import prompt, same_caches, tiny_engine
+from tests.runtime.test_speculate import prompt, same_caches, tiny_engine, weights_of_any_kind
 
 CONFIG = replace(tiny().language, heads=4, kv_heads=2, context_tokens=64)
 
 
 def with_prompts(folder: Path, config: LanguageConfig, plain: Engine) -> Engine:
     """plain's engine, whose files lie in folder, with a graph for prompts."""
-    weights = dict(random_weights(config))
-    rng = np.random.default_rng(1)
-    for layer in range(config.layers):
-        name = f"model.layers.{layer}.self_attn"
-        for part, heads in (("q", config.heads), ("k", config.kv_heads), ("v", config.kv_heads)):
-            weights[f"{name}.{part}_proj.bias"] = rng.normal(0, 0.3, heads * config.head_width).astype(np.float32)
-            weights[f"{name}.{part}_norm.weight"] = np.ones(config.head_width, np.float32)
-    build_prompts(weights, config, bits=4, block_size=16, folder=folder)
+    build_prompts(weights_of_any_kind(config), config, bits=4, block_size=16, folder=folder)
     session = open_steady(folder / "language.onnx", PLAN, by_rows_alone=True)
     prompts = make_session(folder / PROMPTS_FILE, PLAN, kind="language")
     return Engine(session, config, plain.embeddings, prompts)

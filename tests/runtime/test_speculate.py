@@ -77,8 +77,8 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return tiny_engine(tmp_path_factory.mktemp("tiny"), replace(CONFIG, kind=request.param), bits=8)
 
 
-def tiny_engine(folder: Path, config: LanguageConfig, bits: int | None) -> Engine:
-    """A random model; 16 numbers share a scale, as its matrices are narrow."""
+def weights_of_any_kind(config: LanguageConfig) -> dict[str, np.ndarray]:
+    """Random, with the biases of Qwen2 and the norms of Qwen3."""
     weights = random_weights(config)
     rng = np.random.default_rng(1)
     for layer in range(config.layers):
@@ -86,6 +86,12 @@ def tiny_engine(folder: Path, config: LanguageConfig, bits: int | None) -> Engin
         for part, heads in (("q", config.heads), ("k", config.kv_heads), ("v", config.kv_heads)):
             weights[f"{name}.{part}_proj.bias"] = rng.normal(0, 0.3, heads * config.head_width).astype(np.float32)
             weights[f"{name}.{part}_norm.weight"] = np.ones(config.head_width, np.float32)
+    return weights
+
+
+def tiny_engine(folder: Path, config: LanguageConfig, bits: int | None) -> Engine:
+    """A random model; 16 numbers share a scale, as its matrices are narrow."""
+    weights = weights_of_any_kind(config)
     build_language(weights, config, layer_bits=bits, head_bits=bits, block_size=16, folder=folder)
     table = weights["model.embed_tokens.weight"]
     scales = (np.abs(table).max(1, keepdims=True) / 127).astype(np.float16)
