@@ -228,7 +228,5 @@ class _Together:
         mark = id(cache.arrays[0])
         if self._lying[slot] == mark:
             return
-        names = [f"{layer}.{kind}" for layer in range(self.config.layers) for kind in ("key", "value")]
-        for name, array in zip(names, cache.arrays, strict=True):
-            self.bound.bind(array, f"s{slot}.past_key_values.{name}", f"s{slot}.present.{name}")
+        self.bound.bind_cache(cache.arrays, self.config.layers, f"s{slot}.")
         self._lying[slot] = mark

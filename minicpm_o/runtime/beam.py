@@ -19,9 +19,9 @@ from .cache import KVCache
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
 from .filters import keep_nucleus, keep_top_k, log_softmax
-from .generate import Decoder, StopFilter, checked_stop, without
+from .generate import Decoder, StopFilter, checked_stop
 from .generate import Generator as LanguageModel
-from .sampling import SamplingConfig, penalised
+from .sampling import SamplingConfig, penalised, without
 
 MAX_BEAMS = 16
 

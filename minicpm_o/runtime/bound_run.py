@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,13 @@ class BoundRun:
             self._binding.bind_ortvalue_input(as_input, value)
         if as_output:
             self._binding.bind_ortvalue_output(as_output, value)
+
+    def bind_cache(self, arrays: Sequence[np.ndarray], layers: int, stem: str = "") -> None:
+        """Bind a cache's buffers, key and value of every layer, where the language graphs name them; stem stands before
+        the names."""
+        names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+        for name, array in zip(names, arrays, strict=True):
+            self.bind(array, f"{stem}past_key_values.{name}", f"{stem}present.{name}")
 
     def __call__(self) -> None:
         self._session.run_with_iobinding(self._binding)

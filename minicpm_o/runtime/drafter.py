@@ -141,8 +141,7 @@ class _Run:
             self.bound.bind(array, name)
         self.bound.bind(self.hidden, None, "hidden_states")
         self.bound.bind(self.logits, None, "logits")
-        for kind, array in zip(("key", "value"), cache.arrays, strict=True):
-            self.bound.bind(array, f"past_key_values.0.{kind}", f"present.0.{kind}")
+        self.bound.bind_cache(cache.arrays, config.layers)
 
     def __call__(self, states: np.ndarray, said: np.ndarray, past_pairs: int) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (T, D) behind so many, to the last one's state (1, D), a copy, and logits (N,), good until the next."""

@@ -24,7 +24,18 @@ from ..model.config import LanguageConfig
 from .bound_run import BoundRun
 from .cache import KVCache
 from .device import DevicePlan, make_session
-from .rows import BY_ROWS, GIVEN, LOGIT_ROWS, MOST_BY_ROWS, PLACES, TAKEN, Rows, goes_by_rows, num_rows
+from .rows import (
+    BY_ROWS,
+    GIVEN,
+    LOGIT_ROWS,
+    PLACES,
+    TAKEN,
+    Rows,
+    goes_by_rows,
+    is_short,
+    num_fitting,
+    num_rows,
+)
 from .run_times import RunTimes
 
 if TYPE_CHECKING:
@@ -207,8 +218,7 @@ class Engine(BaseEngine[KVCache]):
         """How many tokens of a draft can be read at once: rows need places, and something before them."""
         if not self._always_by_rows:
             return cache.limit - cache.length
-        left = (cache.limit - cache.length) // (self.config.heads // self.config.kv_heads)
-        return max(1, left if cache.length else 1)
+        return num_fitting(cache.limit - cache.length, self.config) if cache.length else 1
 
     def prove(self, ids: Sequence[int], steps: Sequence[Step], cache: KVCache) -> bool:
         """Find out whether `verify` is exact here, by tokens that were decoded last and what they gave; `is_exact`.
@@ -225,8 +235,7 @@ class Engine(BaseEngine[KVCache]):
         return bool(self.is_exact)
 
     def _run(self, embeds: np.ndarray, cache: KVCache, is_last: bool = True) -> Step:
-        is_short = len(embeds) == 1 or (cache.length > 0 and len(embeds) <= MOST_BY_ROWS)
-        if self.prompts is None or is_short:
+        if self.prompts is None or is_short(len(embeds), cache, least_before=1):
             return self._step(embeds, cache)
         if not is_last:
             return Step(np.zeros(0, np.float32), self._read(self.prompts, embeds, cache))
@@ -306,9 +315,7 @@ class _Run:
         if num_logits:
             self.bound.bind(self.logits, None, "logits")
         self.bound.bind(self.hidden, None, "hidden_states")
-        names = [f"{layer}.{kind}" for layer in range(config.layers) for kind in ("key", "value")]
-        for name, array in zip(names, cache.arrays, strict=True):
-            self.bound.bind(array, f"past_key_values.{name}", f"present.{name}")
+        self.bound.bind_cache(cache.arrays, config.layers)
 
     def __call__(self, embeds: np.ndarray, past_tokens: int) -> None:
         """embeds (T, D); past_tokens: how many the cache holds before. What came out lies here until the next call."""

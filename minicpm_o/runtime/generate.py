@@ -18,7 +18,7 @@ from .cache import KVCache
 from .constrain import Constraint
 from .engine import Step
 from .events import Event, FinishReason, GenerationEnd, TextDelta
-from .sampling import SamplingConfig, sample
+from .sampling import SamplingConfig, sample, without
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_OPEN_TOKENS = 8
@@ -170,11 +170,3 @@ def _generate(engine: Generator, cache: KVCache, step: Step, stream: TextStream,
         if text:
             yield TextDelta(text, None)
     yield GenerationEnd(reason, tuple(ids), "".join(pieces))
-
-
-def without(logits: np.ndarray, banned: np.ndarray) -> np.ndarray:
-    """logits (V,) with the banned ids made impossible; a copy where there are any."""
-    if banned.size:
-        logits = logits.copy()
-        logits[banned] = -np.inf
-    return logits

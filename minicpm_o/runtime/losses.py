@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ContextFullError, OptionError
 from .cache import KVCache
 from .engine import Step
 from .filters import log_softmax
-from .generate import without
+from .sampling import without
 
 
 @dataclass(frozen=True)

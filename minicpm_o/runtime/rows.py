@@ -59,11 +59,20 @@ def num_rows(num_tokens: int, config: LanguageConfig) -> int:
     return max(2, num_tokens * (config.heads // config.kv_heads))
 
 
+def num_fitting(places: int, config: LanguageConfig) -> int:
+    """How many tokens' rows so many places hold, at least one token's."""
+    return max(1, places // (config.heads // config.kv_heads))
+
+
+def is_short(num_tokens: int, cache: KVCache, least_before: int) -> bool:
+    """Whether so few tokens are a short run: one always, several behind so many tokens at least."""
+    return num_tokens == 1 or (num_tokens <= MOST_BY_ROWS and cache.length >= least_before)
+
+
 def goes_by_rows(num_tokens: int, cache: KVCache, config: LanguageConfig) -> bool:
     """Whether a run is a short one: always of a single token, else its numbers hang on how tokens are cut into runs.
 
     Only the last tokens of the window have no room for it: they round otherwise, whoever reads them, and must be read
     alone. The first token of all sees nothing but itself, however it is read.
     """
-    is_short = num_tokens == 1 or (num_tokens <= MOST_BY_ROWS and cache.length >= FAR_TOKENS)
-    return is_short and 0 < cache.length <= cache.limit - num_rows(num_tokens, config)
+    return is_short(num_tokens, cache, FAR_TOKENS) and 0 < cache.length <= cache.limit - num_rows(num_tokens, config)

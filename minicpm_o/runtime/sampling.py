@@ -78,6 +78,14 @@ def penalised(scores: np.ndarray, history_ids: Iterable[int], penalty: float) ->
     return scores
 
 
+def without(logits: np.ndarray, banned: np.ndarray) -> np.ndarray:
+    """logits (V,) with the banned ids made impossible; a copy where there are any."""
+    if banned.size:
+        logits = logits.copy()
+        logits[banned] = -np.inf
+    return logits
+
+
 def _support(scores: np.ndarray, config: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
     """Tokens that may be drawn, most likely first, and their probabilities (sum 1). scores: highest is 0."""
     kept = min(config.top_k or scores.size, scores.size)

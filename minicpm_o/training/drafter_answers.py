@@ -24,7 +24,7 @@ from ..inputs.messages import Message, TextPart
 from ..runtime.cache import KVCache
 from ..runtime.device import plan_device
 from ..runtime.parts import Parts
-from ..runtime.sampling import SamplingConfig, sample
+from ..runtime.sampling import SamplingConfig, sample, without
 from .drafter_prompts import common_nouns, draw_prompts
 from .prepare.texts import WORDNET
 
@@ -159,9 +159,7 @@ def _likeliest(logits: np.ndarray, parts: Parts) -> int:
 
 
 def _allowed(logits: np.ndarray, parts: Parts) -> np.ndarray:
-    logits = logits.copy()
-    logits[list(parts.banned_ids)] = -np.inf
-    return logits
+    return without(logits, np.array(parts.banned_ids, np.int64))
 
 
 def _write(path: Path, answers: Sequence[_Open]) -> None:
